@@ -1,0 +1,257 @@
+"""Reading the configuration: one TOML file, overrides from the environment, every fault at once.
+
+`load` is the rim (file and environment); `parse` is pure and does the rest.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from idsync.errors import ConfigError
+from idsync.settings import DirectoryDestination, S3Destination, Settings
+
+CONFIG_VARIABLE = "IDSYNC_CONFIG"
+DEFAULT_PATH = Path("idsync.toml")
+_PREFIX = "IDSYNC_"
+_URL_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^@/\s]+@")
+_LATER = {
+    "ftp": "destinations of kind ftp are not supported by this version",
+    "ftps": "destinations of kind ftps are not supported by this version",
+    "sftp": "destinations of kind sftp are not supported by this version",
+}
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of `path`, else of $IDSYNC_CONFIG, else of ./idsync.toml. Raises ConfigError with every fault."""
+    path = path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise ConfigError(str(path), ["no such file; name it with --config PATH or $IDSYNC_CONFIG"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"can't be read: {error}"]) from None
+    return parse(text, environ=environ, base=path.absolute().parent, source=str(path))
+
+
+def parse(text: str, *, environ: Mapping[str, str], base: Path, source: str = "configuration") -> Settings:
+    """Settings out of TOML text and overrides; relative paths are taken from `base`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, [f"not valid TOML: {error}"]) from None
+    faults = list(_secret_faults(raw))
+    faults += _apply_environment(raw, environ)
+    raw.setdefault("reconcile", {})
+    settings = None
+    try:
+        settings = Settings.model_validate(raw, context={"base": base})
+    except ValidationError as error:
+        faults += [_describe(fault, raw) for fault in error.errors()]
+    faults += _cross_faults(raw)
+    if settings is None or faults:
+        raise ConfigError(source, faults)
+    return settings
+
+
+def mask(text: str) -> str:
+    """`text` with the password of any URL in it replaced by asterisks."""
+    return _URL_PASSWORD.sub(r"\1***@", text)
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+    """Put IDSYNC_A__B values into `raw`; yields a fault for each variable that fits nowhere.
+
+    Members of lists of tables are reached by name or number: IDSYNC_DESTINATIONS__AAM__BUCKET, IDSYNC_FEEDS__0__TARGET.
+    Variables of one part that are no setting are passed over: Kubernetes puts IDSYNC_PORT and the like into the
+    environment of every pod beside a service called idsync.
+    """
+    for variable in sorted(environ):
+        if not variable.startswith(_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        parts = variable.removeprefix(_PREFIX).lower().split("__")
+        if len(parts) == 1 and parts[0] not in Settings.model_fields:
+            continue
+        try:
+            table = _descend(raw, parts[:-1])
+        except LookupError as error:
+            yield f"${variable}: {error.args[0]}"
+            continue
+        table[parts[-1]] = _override_value(environ[variable])
+
+
+def _descend(table: dict[str, Any], parts: list[str]) -> dict[str, Any]:
+    for depth, part in enumerate(parts):
+        if isinstance(table, list):
+            table = _list_member(table, part)
+            continue
+        if depth == 0 and part not in Settings.model_fields:
+            raise LookupError(f'there is no table "{part}"{_did_you_mean(part, Settings.model_fields)}')
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict | list):
+            raise LookupError(f'"{part}" is a value, not a table')
+    if isinstance(table, list):
+        raise LookupError("names a list: add the member's name and key, as in IDSYNC_DESTINATIONS__AAM__BUCKET")
+    return table
+
+
+def _list_member(tables: list[Any], part: str) -> dict[str, Any]:
+    for index, member in enumerate(tables):
+        if isinstance(member, dict) and part in {str(index), _slug(str(member.get("name", "")))}:
+            return member
+    raise LookupError(f'no member is called "{part}"')
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
+
+
+def _override_value(text: str) -> Any:
+    if text[:1] in {"[", "{"}:
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return text
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def _secret_faults(raw: dict[str, Any]) -> Iterator[str]:
+    store = raw.get("store")
+    if isinstance(store, dict) and isinstance(url := store.get("url"), str) and mask(url) != url:
+        yield f'store.url = "{mask(url)}": a password in the file; use $IDSYNC_STORE__URL or store.password_file'
+
+
+def _describe(fault: Any, raw: dict[str, Any]) -> str:
+    """One line for one pydantic error: key, value, what is wrong."""
+    location = [part for part in fault["loc"] if not _is_union_tag(part, fault["loc"])]
+    key = _dotted(location)
+    kind, value = fault["type"], fault["input"]
+    if kind == "missing":
+        return f"{key}: missing"
+    if kind == "extra_forbidden":
+        return f"{key} = {_show(value)}: unknown key{_did_you_mean(str(location[-1]), _known_keys(location[:-1], raw))}"
+    if kind == "union_tag_not_found":
+        return f'{key}.kind: missing; use "directory" or "s3"'
+    if kind == "union_tag_invalid":
+        tag = value.get("kind") if isinstance(value, dict) else value
+        return f"{key}.kind = {_show(tag)}: {_LATER.get(str(tag), 'must be directory or s3')}"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{key} = {_show(value)}: {message}"
+
+
+def _is_union_tag(part: object, location: tuple[object, ...]) -> bool:
+    return location[0] == "destinations" and len(location) > 2 and part is location[2]  # noqa: PLR2004
+
+
+def _dotted(location: list[Any]) -> str:
+    key = ""
+    for part in location:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
+
+
+def _show(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{mask(value)}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "{…}" if isinstance(value, dict) else str(value)
+
+
+def _did_you_mean(word: str, known: Mapping[str, Any] | set[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(sorted(known))}"
+
+
+def _known_keys(location: list[Any], raw: dict[str, Any]) -> set[str]:
+    """The keys of the model at `location`, found by walking the annotations beside the raw data."""
+    models: list[type[BaseModel]] = [Settings]
+    data: Any = raw
+    for part in location:
+        data = data[part]
+        if isinstance(part, str):
+            models = [found for model in models for found in _models_in(model.model_fields[part].annotation)]
+    if isinstance(data, dict) and models == [DirectoryDestination, S3Destination]:
+        models = [DirectoryDestination] if data.get("kind") == "directory" else [S3Destination]
+    return {key for model in models for key in model.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]
+
+
+def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
+    """Faults between tables. Works on the raw data, so that they are told together with the faults inside tables."""
+    sources, feeds, destinations = (_tables(raw, key) for key in ("data_sources", "feeds", "destinations"))
+    if not sources and "data_sources" in raw:
+        yield "data_sources: empty; every ID belongs to a data source"
+    for key, tables, unique in (
+        ("data_sources", sources, ("name", "dpid", "integration_code")),
+        ("feeds", feeds, ("name",)),
+        ("destinations", destinations, ("name",)),
+    ):
+        for field in unique:
+            yield from _repeats(key, tables, field)
+    names = {str(source.get("name")) for source in sources}
+    for index, feed in enumerate(feeds):
+        where = f"feeds[{index}]"
+        if isinstance(name := feed.get("data_source"), str) and name not in names:
+            yield f'{where}.data_source = "{name}": no such data source{_did_you_mean(name, names)}'
+        targets = {str(destination.get("name")) for destination in destinations}
+        if isinstance(name := feed.get("destination"), str) and name not in targets:
+            yield f'{where}.destination = "{name}": no such destination{_did_you_mean(name, targets)}'
+        yield from _feed_faults(where, feed)
+    for index, destination in enumerate(destinations):
+        if destination.get("kind") != "s3":
+            continue
+        if not raw.get("partner"):
+            yield f'partner: missing; destinations[{index}] of kind "s3" puts it in front of every key'
+        if not destination.get("bucket") and not destination.get("environment"):
+            yield f'destinations[{index}].bucket: missing; give it, or environment = "production" or "beta"'
+
+
+def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:
+    if not (feed.get("signals") or feed.get("trait_columns") or feed.get("rules")):
+        yield f"{where}: sends nothing; give signals, trait_columns or rules"
+    if (user_id := feed.get("user_id", "uuid")) not in {"uuid", "customer-id"}:
+        yield f'{where}.user_id = {_show(user_id)}: must be "uuid" or "customer-id" in this version'
+    if feed.get("unmatched") == "emit" and user_id != "customer-id":
+        yield f'{where}.unmatched = "emit": unmatched records have no UUID; set user_id = "customer-id" or hold them'
+    if feed.get("changes_only") is True:
+        yield f"{where}.changes_only = true: not supported by this version"
+    if feed.get("compression") == "pgp":
+        yield f'{where}.compression = "pgp": not supported by this version; use "gzip" or "none"'
+    if isinstance(inputs := feed.get("inputs"), str) and "://" in inputs:
+        yield f'{where}.inputs = "{inputs}": only local paths are supported by this version'
+    for field in ("signals", "trait_columns"):
+        columns = feed.get(field)
+        if isinstance(columns, list) and feed.get("id_column") in columns:
+            yield f"{where}.{field}: holds the id_column {_show(feed['id_column'])}; an ID is never sent as data"
+
+
+def _tables(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    value = raw.get(key)
+    return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []
+
+
+def _repeats(key: str, tables: list[dict[str, Any]], field: str) -> Iterator[str]:
+    seen: dict[str, int] = {}
+    for index, table in enumerate(tables):
+        if (value := table.get(field)) is None:
+            continue
+        first = seen.setdefault(str(value), index)
+        if first != index:
+            yield f"{key}[{index}].{field} = {_show(value)}: the same as in {key}[{first}]"
