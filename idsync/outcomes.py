@@ -1,0 +1,35 @@
+"""The closed list of what can become of a sync call: HTTP status, Audience Manager's error code, and a label.
+
+Codes: Audience Manager's table of DCS error codes. A call refused for several reasons carries several faults; its
+outcome is that of the first.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Outcome(Enum):
+    """`status`: when it is not a redirect. `code`: for X-Error; None where Audience Manager has no code for it."""
+
+    STORED = ("stored", 200, None)
+    UUID_ASKED = ("uuid-asked", 302, None)
+    CONSENT_DENIED = ("consent-denied", 200, 315)
+    UUID_INVALID = ("uuid-invalid", 400, 102)
+    NO_CUSTOMER_ID = ("no-customer-id", 400, 104)
+    CUSTOMER_ID_INVALID = ("customer-id-invalid", 400, 300)
+    DATA_SOURCE_UNKNOWN = ("data-source-unknown", 400, 302)
+    WRONGLY_ENCODED = ("wrongly-encoded", 400, 311)
+    REDIRECT_REFUSED = ("redirect-refused", 400, None)
+    STORE_UNAVAILABLE = ("store-unavailable", 503, None)
+
+    def __init__(self, label: str, status: int, code: int | None) -> None:
+        self.label = label
+        self.status = status
+        self.code = code
+
+
+class Fault(NamedTuple):
+    """Why a call, or a part of it, was not honoured. `message` names the parameter and the mend, never an ID."""
+
+    outcome: Outcome
+    message: str

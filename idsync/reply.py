@@ -1,0 +1,48 @@
+"""What leaves: status, headers and body bytes, in the few shapes that the endpoint knows.
+
+A Reply is complete (Content-Length included): a front writes it out as it is and adds nothing.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# One transparent point: the smallest GIF89a that every browser draws, 43 bytes.
+PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+
+# Each call must reach us, so nothing may be cached. A target may hold an ID, so it must not travel on as a Referer.
+_ALWAYS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def pixel(status: int, extra: Sequence[tuple[str, str]] = ()) -> Reply:
+    return _reply(status, PIXEL, [("Content-Type", "image/gif"), *extra])
+
+
+def document(status: int, content: Mapping[str, object], extra: Sequence[tuple[str, str]] = ()) -> Reply:
+    """`content` as JSON on one line."""
+    body = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+    return _reply(status, body, [("Content-Type", "application/json"), *extra])
+
+
+def text(status: int, content: str, extra: Sequence[tuple[str, str]] = ()) -> Reply:
+    return _reply(status, content.encode(), [("Content-Type", "text/plain; charset=utf-8"), *extra])
+
+
+def redirect(location: str, extra: Sequence[tuple[str, str]] = ()) -> Reply:
+    """A 302 to `location`, which must be checked already: it leaves byte for byte."""
+    return _reply(302, b"", [("Location", location), *extra])
+
+
+def _reply(status: int, body: bytes, headers: Sequence[tuple[str, str]]) -> Reply:
+    return Reply(status, (*headers, *_ALWAYS, ("Content-Length", str(len(body)))), body)
