@@ -17,6 +17,10 @@ def _beside_config(path: Path, info: ValidationInfo) -> Path:
     return Path(base) / path.expanduser()
 
 
+def _glob_beside_config(pattern: str, info: ValidationInfo) -> str:
+    return pattern if "://" in pattern else str(_beside_config(Path(pattern), info))
+
+
 def _http_url(url: str) -> str:
     if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", url):
         raise ValueError("must be scheme and host only, such as https://sync.example.com")
@@ -52,6 +56,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Dpid = Annotated[int, Field(ge=1, le=9_999_999_999)]
 TraitId = Annotated[int, Field(ge=1)]
 Column = Annotated[str, Field(min_length=1)]
+SignalKey = Annotated[str, Field(pattern=r'^[^"\x00-\x1f\x7f]+$')]
 
 
 class Table(BaseModel):
@@ -106,7 +111,7 @@ class TraitRule(Table):
 class Feed(Table):
     name: Name
     data_source: str
-    inputs: str
+    inputs: Annotated[str, AfterValidator(_glob_beside_config)]
     id_column: Column
     mode: Literal["sync", "overwrite"] = "sync"
     user_id: str = "uuid"
@@ -116,7 +121,7 @@ class Feed(Table):
     unmatched: Literal["hold", "drop", "emit"] = "hold"
     held_days: Annotated[int, Field(ge=1, le=3650)] = 120
     changes_only: bool = False
-    signals: tuple[Column, ...] = ()
+    signals: tuple[SignalKey, ...] = ()
     trait_columns: tuple[Column, ...] = ()
     rules: tuple[TraitRule, ...] = ()
     destination: str
@@ -148,10 +153,11 @@ Destination = Annotated[DirectoryDestination | S3Destination, Field(discriminato
 
 
 class Reconcile(Table):
-    """Where the job keeps its ledger, frozen files, rejects and held records, and how much memory the join may take."""
+    """Where the job keeps its ledger, run folders and held records, for how long, and how much memory a join takes."""
 
     state_dir: ConfigPath = Field(default=Path("var/reconcile"), validate_default=True)
     memory_limit: Annotated[str, AfterValidator(_memory)] = "1GB"
+    keep_runs_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
 
 class Settings(Table):

@@ -1,0 +1,48 @@
+"""What both command lines share: how errors end a program, the --config option, an example in every help text."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from idsync.errors import IdsyncError
+
+
+class Commands(click.Group):
+    """Ends with an error's own exit status and no traceback; a reader that closes the pipe has read enough."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IdsyncError as error:
+            click.echo(f"{self.name}: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except BrokenPipeError:
+            # What is left in the buffer would raise once more when Python flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def group(name: str, text: str) -> Commands:
+    """A command line called `name`, with `text` as the head of its help."""
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    return Commands(name=name, help=text, context_settings=settings)
+
+
+def command(cli: Commands, example: str, name: str | None = None) -> Callable[[Callable[..., None]], click.Command]:
+    """A subcommand, called like its function unless `name` is given, with --config, and an example in its help."""
+
+    def register(function: Callable[..., None]) -> click.Command:
+        option = click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="Configuration file; default: $IDSYNC_CONFIG, else ./idsync.toml.",
+        )
+        return cli.command(name, epilog=f"\b\nExample:\n  {example}")(option(function))
+
+    return register

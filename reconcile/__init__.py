@@ -1,0 +1,1 @@
+"""reconcile: joins offline records to the stored mappings and delivers files that Audience Manager accepts."""

@@ -1,0 +1,306 @@
+"""The join in DuckDB. Whatever does not fit `memory_limit` spills into the scratch folder.
+
+Lines are rendered inside the engine, each with its newline, so that the value buffer of the Arrow column that comes out
+is the content of the file: from there to the compressor no row is touched in Python.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from idsync.errors import IdsyncError
+from idsync.store.base import EXPORT_SCHEMA
+from reconcile import lines
+from reconcile.engine import sql
+from reconcile.errors import RunRefused
+from reconcile.feed import Plan
+
+BATCH_ROWS = 100_000
+MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at a time as surely fit
+
+Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record left out: its sequence number in the run, its ID or what was made out of it, the reason."""
+
+    seq: int
+    customer_id: str
+    reason: str
+
+
+class Sink(Protocol):
+    """Takes whole lines as bytes, with their number."""
+
+    def write(self, text: memoryview, count: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the staged records. `records` = `matched` + the unmatched; `silent` matched but had no items."""
+
+    records: int = 0
+    matched: int = 0
+    silent: int = 0
+    lines: int = 0
+    unmatched: list[Ints] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+class DuckEngine:
+    """One run's join. Use as a context manager; `scratch` must exist and be private to the run."""
+
+    def __init__(self, plan: Plan, scratch: Path, memory_limit: str) -> None:
+        self._plan = plan
+        self._con = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(scratch)})
+        columns = ", ".join(f"{name} {'BIGINT' if name == 'seq' else 'VARCHAR'}" for name in sql.record_columns(plan))
+        self._con.execute(f"CREATE TABLE records ({columns})")
+
+    def __enter__(self) -> "DuckEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._con.close()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """What `stage` takes: seq (int64), id and values (string), no nulls."""
+        names = sql.record_columns(self._plan)
+        return pa.schema([(name, pa.int64() if name == "seq" else pa.string()) for name in names])
+
+    def stage(self, batches: Iterator[pa.RecordBatch]) -> int:
+        """Take in records; the number of them that the table holds now."""
+        self._insert("INSERT INTO records SELECT * FROM source", self.schema, batches)
+        return self.count()
+
+    def count(self) -> int:
+        return int(self._value("SELECT count(*) FROM records"))
+
+    def take_faults(self) -> list[Reject]:
+        """Remove the records that break a rule of IDs or values, and return them."""
+        found = self._rows(
+            f"SELECT seq, id, reason FROM (SELECT seq, id, {sql.fault(self._plan)} AS reason FROM records)"
+            " WHERE reason IS NOT NULL ORDER BY seq"
+        )
+        self.drop(np.array([seq for seq, _, _ in found], dtype=np.int64))
+        return [Reject(*row) for row in found]
+
+    def drop(self, seqs: Ints) -> None:
+        if len(seqs):
+            self._con.register("dropped", pa.table({"seq": seqs}))
+            self._con.execute("DELETE FROM records WHERE seq IN (SELECT seq FROM dropped)")
+            self._con.unregister("dropped")
+
+    def superseded(self, before: int) -> Ints:
+        """Records with seq < `before` whose customer has a later record from `before` on."""
+        found: Ints = self._con.sql(
+            f"SELECT seq FROM records WHERE seq < {before} AND id IN (SELECT id FROM records WHERE seq >= {before})"
+        ).fetchnumpy()["seq"]
+        return found
+
+    def customer_ids(self) -> list[str]:
+        """The distinct customer IDs that are staged."""
+        return [row[0] for row in self._rows("SELECT DISTINCT id FROM records")]
+
+    def load_mappings(self, batches: Iterator[pa.RecordBatch]) -> int:
+        """Take in a store's export; the number of mappings."""
+        latest = ", row_number() OVER (PARTITION BY customer_id ORDER BY last_seen DESC, uuid DESC) = 1 AS latest"
+        columns = f"customer_id, uuid{latest if self._plan.every_device else ''}"
+        self._insert(f"CREATE TABLE mappings AS SELECT {columns} FROM source", EXPORT_SCHEMA, batches)
+        return int(self._value("SELECT count(*) FROM mappings"))
+
+    def render(self, sink: Sink) -> Outcome:
+        """Join, render, hand the lines to `sink`. Raises RunRefused if a record got lost on the way."""
+        outcome = Outcome()
+        staged = self.count()
+        repeats = self._find_repeats()
+        for batch in self._stream(sql.lines_of(self._plan, repeats=repeats)):
+            self._account(batch, sink, outcome)
+        if outcome.records != staged:
+            raise RunRefused(
+                f"the join returned {outcome.records} of {staged} records",
+                mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
+            )
+        if repeats:
+            self._merge(sink, outcome)
+        return outcome
+
+    def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None) -> int:
+        """Write the latest record of each of these customers to a Parquet file, if one is named; the number of them.
+
+        `since` (seq, since) has the time in milliseconds since when a record taken from hold has waited.
+        """
+        self._con.register("unmatched", pa.table({"seq": seqs}))
+        self._con.register("waiting", since)
+        names = [self._plan.id_column, *self._plan.columns]
+        quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
+        columns = ", ".join(
+            f"{own} AS {name}" for own, name in zip(sql.record_columns(self._plan)[1:], quoted, strict=True)
+        )
+        query = (
+            f"SELECT {columns}, coalesce(since, {now}) AS __held_since FROM records SEMI JOIN unmatched USING (seq)"
+            " LEFT JOIN waiting USING (seq) QUALIFY row_number() OVER (PARTITION BY id ORDER BY seq DESC) = 1"
+        )
+        if path is None:
+            return int(self._value(f"SELECT count(*) FROM ({query})"))
+        return int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"))
+
+    # --- within ----------------------------------------------------------------------------------------------------
+
+    def _account(self, batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
+        matched = batch.column("matched").to_numpy(zero_copy_only=False)
+        counted = batch.column("counted").to_numpy(zero_copy_only=False)
+        line = batch.column("line")
+        outcome.records += int(np.count_nonzero(counted))
+        outcome.matched += int(np.count_nonzero(matched & counted))
+        if not matched.all():
+            outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
+        lengths, text = _buffer(line)
+        sent = int(np.count_nonzero(lengths))
+        outcome.silent += int(
+            np.count_nonzero(counted & line.is_valid().to_numpy(zero_copy_only=False) & (lengths == 0))
+        )
+        if len(lengths) and int(lengths.max()) > lines.MAX_LINE_BYTES:
+            sent, text = self._repack(batch, lengths, outcome)
+        if sent:
+            sink.write(text, sent)
+        outcome.lines += sent
+
+    def _repack(self, batch: pa.RecordBatch, lengths: Ints, outcome: Outcome) -> tuple[int, memoryview]:
+        """The batch's text with each line that is too long split in several, or its record rejected."""
+        short = pa.array(lengths <= lines.MAX_LINE_BYTES)
+        pieces = [text for text in batch.column("line").filter(short).to_pylist() if text]
+        for row in batch.filter(pa.array(lengths > lines.MAX_LINE_BYTES)).to_pylist():
+            user, _, rest = row["line"].rstrip("\n").partition("\t")
+            try:
+                pieces += lines.pack(user, list(lines.split_items(rest)))
+            except ValueError:
+                self._reject([row["seq"]], "line-too-long", outcome)
+        return len(pieces), memoryview("".join(pieces).encode())
+
+    def _find_repeats(self) -> bool:
+        """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
+        hashes = {"repeated_ids": _repeated(self._numbers("SELECT hash(id) AS h FROM records"))}
+        uuids = "SELECT hash(uuid) AS h FROM mappings" if self._plan.by_uuid else "SELECT hash('') AS h LIMIT 0"
+        hashes["repeated_uuids"] = _repeated(self._numbers(uuids))
+        for name, values in hashes.items():
+            self._con.register(name, pa.table({"h": values}))
+        return any(len(values) for values in hashes.values())
+
+    def _merge(self, sink: Sink, outcome: Outcome) -> None:
+        """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
+        parts = outcome.records // MERGE_PART_ROWS + 1
+        self._con.execute(f"CREATE TABLE repeats AS {sql.repeated_records(self._plan, parts)}")
+        outcome.silent += int(self._value("SELECT count(DISTINCT seq) FROM repeats WHERE len(items) = 0"))
+        for part in range(parts):
+            for batch in self._stream(sql.MERGED_LINES.replace("?", str(part))):
+                column = batch.column("line")
+                lengths, text = _buffer(column)
+                count = len(lengths)
+                if count and int(lengths.max()) > lines.MAX_LINE_BYTES:
+                    count, text = self._repack_merged(column.to_pylist(), outcome)
+                if count:
+                    sink.write(text, count)
+                outcome.lines += count
+
+    def _repack_merged(self, texts: list[str], outcome: Outcome) -> tuple[int, memoryview]:
+        pieces: list[str] = []
+        for text in texts:
+            user, _, rest = text.rstrip("\n").partition("\t")
+            try:
+                packed = lines.pack(user, list(lines.split_items(rest)))
+            except ValueError:
+                reason = "line-too-long"
+            else:
+                if len(packed) <= lines.MAX_LINES_PER_USER:
+                    pieces += packed
+                    continue
+                reason = "too-many-lines"
+            seqs = self._con.execute("SELECT DISTINCT seq FROM repeats WHERE user_id = ?", [user]).fetchall()
+            self._reject([seq for (seq,) in seqs], reason, outcome)
+        return len(pieces), memoryview("".join(pieces).encode())
+
+    def _reject(self, seqs: list[int], reason: str, outcome: Outcome) -> None:
+        """Matched after all, but impossible to send."""
+        for seq in seqs:
+            (customer_id,) = self._con.execute("SELECT id FROM records WHERE seq = ?", [seq]).fetchone() or ("",)
+            outcome.rejects.append(Reject(seq, customer_id, reason))
+
+    def _insert(self, statement: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        guard = _Guard(batches)
+        self._con.register("source", pa.RecordBatchReader.from_batches(schema, guard))
+        try:
+            with _spill_errors():
+                self._con.execute(statement)
+        except duckdb.Error:
+            if guard.error is not None:
+                raise guard.error from None
+            raise
+        finally:
+            self._con.unregister("source")
+
+    def _stream(self, query: str) -> Iterator[pa.RecordBatch]:
+        with _spill_errors():
+            yield from self._con.sql(query).to_arrow_reader(BATCH_ROWS)
+
+    def _numbers(self, query: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+        found: np.ndarray[tuple[int], np.dtype[np.uint64]] = self._con.sql(query).fetchnumpy()["h"]
+        return found
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        with _spill_errors():
+            return self._con.execute(query).fetchall()
+
+    def _value(self, query: str) -> Any:
+        return self._rows(query)[0][0]
+
+
+class _Guard:
+    """Iterates, keeping the error that its source raised: DuckDB hands on only the text of it."""
+
+    def __init__(self, source: Iterator[pa.RecordBatch]) -> None:
+        self._source = source
+        self.error: IdsyncError | None = None
+
+    def __iter__(self) -> "_Guard":
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        try:
+            return next(self._source)
+        except IdsyncError as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _spill_errors() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise RunRefused(
+            f"the join ran out of memory or of room to spill: {str(error).splitlines()[0]}",
+            mend="raise reconcile.memory_limit, or free disk under reconcile.state_dir, and run again",
+        ) from None
+
+
+def _repeated(hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+    """The values that stand in the array more than once."""
+    hashes.sort()
+    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+
+def _buffer(column: pa.StringArray) -> tuple[Ints, memoryview]:
+    """The length of each text in bytes (0 for null), and all texts back to back, without a copy."""
+    _, offset_buffer, data = column.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    if data is None:
+        return np.diff(offsets), memoryview(b"")
+    return np.diff(offsets), memoryview(data)[offsets[0] : offsets[-1]]

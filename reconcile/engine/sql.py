@@ -1,0 +1,116 @@
+"""SQL for a feed's plan: pure text, run by `engine.duckdb`.
+
+Column i of the plan is called v<i>. Column names of the input never become identifiers; where one is sent as the key of
+a signal it is a string literal.
+"""
+
+from idsync import ids
+from reconcile import lines
+from reconcile.feed import Plan, RuleItem, SignalItem, TraitsItem
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def record_columns(plan: Plan) -> list[str]:
+    """The columns of the table `records`: sequence number, customer ID, values."""
+    return ["seq", "id", *(f"v{index}" for index in range(len(plan.columns)))]
+
+
+def fault(plan: Plan) -> str:
+    """The reason why a record is refused, or NULL; the first that applies. The same ID rules as on the endpoint."""
+    cases = [
+        f"WHEN regexp_matches(id, {literal(rule.pattern)}) THEN {literal(rule.reason)}"
+        for rule in ids.CUSTOMER_ID_RULES
+    ]
+    cases.append(f"WHEN strlen(id) > {ids.MAX_CUSTOMER_ID_BYTES} THEN {literal(ids.ID_TOO_LONG)}")
+    if signals := plan.positions(SignalItem):
+        # one search over all values: no pattern can match across a border, since it matches single characters
+        values = f"concat({', '.join(f'v{index}' for index in signals)})"
+        cases.append(f"WHEN regexp_matches({values}, {literal(lines.UNSENDABLE)}) THEN 'value-unsendable'")
+    for index in plan.positions(TraitsItem):
+        pattern = literal(lines.TRAIT_LIST)
+        cases.append(f"WHEN v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}) THEN 'trait-not-a-number'")
+    return f"CASE {' '.join(cases)} END"
+
+
+def _trait_ids(column: str) -> str:
+    """A checked list of trait IDs with commas as its only separators."""
+    return f"replace(replace(replace({column}, ' ', ''), '|', ','), ';', ',')"
+
+
+def items(plan: Plan) -> list[str]:
+    """One expression an item: its text, or NULL where the record has nothing to say."""
+    found = []
+    for item in plan.items:
+        column = f"v{item.column}"
+        match item:
+            case SignalItem():
+                key = literal(f'"{plan.columns[item.column]}"="')
+                found.append(f"CASE WHEN {column} <> '' THEN {key} || {column} || '\"' END")
+            case TraitsItem():
+                ids_ = f"replace({_trait_ids(column)}, ',', ',d_sid=')"
+                found.append(f"CASE WHEN {column} <> '' THEN 'd_sid=' || {ids_} END")
+            case RuleItem(_, equals, trait, removes):
+                otherwise = f" ELSE 'd_unsid={trait}'" if removes else ""
+                found.append(f"CASE WHEN {column} = {literal(equals)} THEN 'd_sid={trait}'{otherwise} END")
+    return found
+
+
+def item_list(plan: Plan) -> str:
+    """All items of a record as a list of texts, one trait an entry: what merging needs."""
+    lists = []
+    for item, text in zip(plan.items, items(plan), strict=True):
+        if isinstance(item, TraitsItem):
+            lists.append(f"coalesce(string_split({text}, ','), [])")
+        else:
+            lists.append(f"list_filter([{text}], lambda item: item IS NOT NULL)")
+    return f"list_concat({', '.join(lists)})" if len(lists) > 1 else lists[0]
+
+
+def joined(plan: Plan, *, repeats: bool) -> str:
+    """Every record with what its match says: `user_id` to send it for (NULL: nobody), `matched`, `counted`, `repeated`.
+
+    A record has one row for each device that it is sent for; exactly one of them is `counted`. `repeated` marks users
+    that may stand on several records, which are merged apart.
+    """
+    user = "m.uuid" if plan.by_uuid else "r.id" if plan.emit_unmatched else "m.customer_id"
+    counted = "coalesce(m.latest, true)" if plan.every_device else "true"
+    repeated = "r_repeated.h IS NOT NULL OR m_repeated.h IS NOT NULL" if repeats else "false"
+    tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
+    if repeats:
+        tables += " LEFT JOIN repeated_ids r_repeated ON r_repeated.h = hash(r.id)"
+        tables += " LEFT JOIN repeated_uuids m_repeated ON m_repeated.h = hash(m.uuid)"
+    return (
+        f"SELECT r.*, {user} AS user_id, m.customer_id IS NOT NULL AS matched, {counted} AS counted,"
+        f" {repeated} AS repeated FROM {tables}"
+    )
+
+
+def lines_of(plan: Plan, *, repeats: bool) -> str:
+    """One row a joined row: seq, matched, counted, and the line: NULL if nobody gets it now, '' without items."""
+    text = f"concat_ws(',', {', '.join(items(plan))})"
+    return (
+        "SELECT seq, matched, counted, CASE WHEN user_id IS NULL OR repeated THEN NULL"
+        " WHEN text = '' THEN '' ELSE user_id || chr(9) || text || chr(10) END AS line"
+        f" FROM (SELECT seq, matched, counted, user_id, repeated, {text} AS text"
+        f" FROM ({joined(plan, repeats=repeats)}))"
+    )
+
+
+def repeated_records(plan: Plan, parts: int) -> str:
+    """The rows left out by `lines_of`: user ID, seq, list of items, and a part number that keeps a user together."""
+    return (
+        f"SELECT user_id, seq, id, hash(user_id) % {parts} AS part, {item_list(plan)} AS items"
+        f" FROM ({joined(plan, repeats=True)}) WHERE repeated AND user_id IS NOT NULL"
+    )
+
+
+MERGED_LINES = """
+    WITH said AS (SELECT user_id, seq, unnest(items) AS item, generate_subscripts(items, 1) AS place
+                  FROM repeats WHERE part = ?),
+         once AS (SELECT user_id, item, min(seq * 1000000 + place) AS place FROM said GROUP BY user_id, item)
+    SELECT user_id || chr(9) || string_agg(item, ',' ORDER BY place) || chr(10) AS line
+    FROM once GROUP BY user_id ORDER BY min(place)
+"""

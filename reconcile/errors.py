@@ -1,0 +1,53 @@
+"""What can stop a run. Continues the tree of `idsync.errors`.
+
+IdsyncError
+├── InputRefused             1   an input file can't be read as what it claims to be
+├── RunRefused               1   the data of a run break a rule: too many rejects, sums that do not agree
+├── DeliveryConflict         1   the destination already holds other bytes under this name
+├── DestinationRefused       2   the destination says no, and will say no again: rights, bucket, path
+├── DestinationUnavailable  75   the destination does not answer now
+├── InputChanging           75   an input was written to while it was read
+└── RunLocked               75   another run of this feed is under way
+"""
+
+from idsync.errors import IdsyncError
+
+
+class InputRefused(IdsyncError):
+    """An input file as a whole can't be used; nothing of it was."""
+
+    exit_status = 1
+
+
+class RunRefused(IdsyncError):
+    """The run was stopped because of its data; nothing was delivered, its inputs stay new."""
+
+    exit_status = 1
+
+
+class DeliveryConflict(IdsyncError):
+    """A name is taken by other bytes. Never resolved by overwriting."""
+
+    exit_status = 1
+
+
+class DestinationRefused(IdsyncError):
+    """Terminal until somebody changes a setting or a right; the frozen files wait."""
+
+
+class DestinationUnavailable(IdsyncError):
+    """Transient: the frozen files wait for the next run."""
+
+    exit_status = 75
+
+
+class InputChanging(IdsyncError):
+    """Somebody is still writing an input."""
+
+    exit_status = 75
+
+
+class RunLocked(IdsyncError):
+    """The feed's lock is held."""
+
+    exit_status = 75

@@ -1,0 +1,110 @@
+"""The memory of all runs: which inputs went into which files, and where those were delivered. SQLite, fully synced."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from idsync.errors import StoreMisconfigured, StoreUnavailable
+
+_VERSION = 1
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS runs (
+        run TEXT PRIMARY KEY, feed TEXT NOT NULL, timestamp INTEGER NOT NULL UNIQUE, state TEXT NOT NULL,
+        summary TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS inputs (
+        feed TEXT NOT NULL, sha256 TEXT NOT NULL, path TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs,
+        PRIMARY KEY (feed, sha256)) STRICT;
+    CREATE TABLE IF NOT EXISTS files (
+        name TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+        lines INTEGER NOT NULL, location TEXT NOT NULL) STRICT;
+"""
+
+
+class Ledger:
+    """One file, opened for each operation: runs are rare, and two feeds may run side by side."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def reserve(self, feed: str, now_seconds: int) -> tuple[str, int]:
+        """A run ID and a timestamp (UTC seconds) that no run of any feed has had: file names depend on it."""
+        with self._transaction() as db:
+            (last,) = db.execute("SELECT coalesce(max(timestamp), 0) FROM runs").fetchone()
+            timestamp = max(now_seconds, int(last) + 1)
+            run = f"{timestamp}-{feed}"
+            db.execute("INSERT INTO runs VALUES (?, ?, ?, 'planned', '{}')", (run, feed, timestamp))
+        return run, timestamp
+
+    def known(self, feed: str, digests: Iterable[str]) -> dict[str, str]:
+        """Those of these content hashes that this feed has delivered, each with the run that did."""
+        if not self._path.exists():
+            return {}
+        with self._transaction() as db:
+            found = {}
+            for digest in digests:
+                row = db.execute("SELECT run FROM inputs WHERE feed = ? AND sha256 = ?", (feed, digest)).fetchone()
+                if row is not None:
+                    found[digest] = str(row[0])
+        return found
+
+    def close(self, run: str, state: str, summary: dict[str, Any]) -> None:
+        """Record how a run ended. For `delivered` its inputs and files count as done, all at once. Can be repeated."""
+        with self._transaction() as db:
+            db.execute("UPDATE runs SET state = ?, summary = ? WHERE run = ?", (state, json.dumps(summary), run))
+            if state == "delivered":
+                inputs = [(summary["feed"], file["sha256"], file["path"], run) for file in summary["inputs"]]
+                db.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?)", inputs)
+                columns = ("sha256", "bytes", "lines", "location")
+                files = [(file["name"], run, *(file[column] for column in columns)) for file in summary["files"]]
+                db.executemany("INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?, ?, ?)", files)
+
+    def abandon(self, feed: str, problem: str) -> None:
+        """Mark as failed what was planned for this feed and got no further. For the holder of the feed's lock."""
+        if self._path.exists():
+            with self._transaction() as db:
+                query = "UPDATE runs SET state = 'failed', summary = ? WHERE feed = ? AND state = 'planned'"
+                db.execute(query, (json.dumps({"problem": problem}), feed))
+
+    def forget(self, run: str) -> None:
+        """Take back a reservation of which nothing came."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM runs WHERE run = ?", (run,))
+
+    def history(self, feed: str | None = None) -> list[dict[str, Any]]:
+        """The summaries of all runs, latest first, each with its state."""
+        if not self._path.exists():
+            return []
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT run, feed, state, summary FROM runs WHERE feed = coalesce(?, feed) ORDER BY timestamp DESC",
+                (feed,),
+            ).fetchall()
+        return [{"run": run, "feed": of, **json.loads(summary), "state": state} for run, of, state, summary in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as db:
+                db.execute("PRAGMA synchronous = FULL")
+                self._upgrade(db)
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+        except (sqlite3.OperationalError, OSError) as error:
+            raise StoreUnavailable(
+                f"ledger {self._path}: {error}",
+                mend="free space or mend the rights of reconcile.state_dir, and run again",
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise StoreMisconfigured(f"ledger {self._path}: {error}", mend="restore the file from a backup") from None
+
+    def _upgrade(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise StoreMisconfigured(f"ledger {self._path}: written by a newer version", mend="upgrade this program")
+        if version < _VERSION:
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")

@@ -1,0 +1,143 @@
+"""The grammar of inbound data lines, in both directions.
+
+    <user ID><TAB><item>,<item>,…\n
+
+Source: Audience Manager documentation, "Inbound data file contents". UTF-8 without BOM. No escape exists for a
+quote, so a key or value that holds one, or a control character, can't be sent. A line that ends in a tab or a space is
+dropped by Audience Manager, so neither is ever written. Keys and values are not case-sensitive there; they are kept as
+given.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_LINE_BYTES = 102_400  # the newline counts
+MAX_LINES_PER_USER = 200
+
+# What a key or value can't hold. Python's `re` and DuckDB's RE2 read this pattern alike.
+UNSENDABLE = r'["\x00-\x1f\x7f]'
+# A column of trait IDs: "24", "24,26", "24|26", "24;26", blanks around the separators allowed.
+TRAIT_LIST = r"^ *[0-9]{1,18} *([,|;] *[0-9]{1,18} *)*$"
+
+_UNSENDABLE = re.compile(UNSENDABLE)
+_ITEM = re.compile(
+    r"d_sid=(?P<add>[0-9]+)"
+    r"|d_unsid=(?P<remove>[0-9]+)"
+    r"|(?P<removed>[0-9]+):(?:0|-1)"
+    r'|(?:ic=)?(?P<code>[^=",:\t]+)'
+    r'|(?:"(?P<quoted_key>[^"]+)"|(?P<key>[^=",\t]+))=(?:"(?P<quoted_value>[^"]+)"|(?P<value>[^=",\t]+))'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """A trait by its ID; `remove` takes it away from the user. Removals are ignored in an overwrite file."""
+
+    trait: int
+    remove: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TraitCode:
+    """A trait by its integration code."""
+
+    code: str
+
+
+Item = Signal | Trait | TraitCode
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    user: str
+    items: tuple[Item, ...]
+
+
+def render_item(item: Item) -> str:
+    """The text of an item. Raises ValueError for a signal that can't be sent."""
+    match item:
+        case Trait(trait, remove):
+            return f"d_unsid={trait}" if remove else f"d_sid={trait}"
+        case TraitCode(code):
+            return f"ic={code}"
+        case Signal(key, value):
+            for text in (key, value):
+                if not text or _UNSENDABLE.search(text):
+                    raise ValueError("a key or value that is empty or holds a quote or control character can't be sent")
+            return f'"{key}"="{value}"'
+
+
+def render(line: Line) -> str:
+    """The line with its newline; may exceed MAX_LINE_BYTES (see `pack`)."""
+    return f"{line.user}\t{','.join(render_item(item) for item in line.items)}\n"
+
+
+def pack(user: str, items: Sequence[str]) -> list[str]:
+    """Rendered items of one user as few lines as fit, in order. Raises ValueError where an item alone is too long."""
+    overhead = len(user.encode()) + 2  # tab and newline
+    packed: list[list[str]] = [[]]
+    room = MAX_LINE_BYTES - overhead
+    for item in items:
+        size = len(item.encode())
+        if size + overhead > MAX_LINE_BYTES:
+            raise ValueError(f"an item of {size} bytes does not fit a line of {MAX_LINE_BYTES}")
+        comma = 1 if packed[-1] else 0
+        if size + comma > room:
+            packed.append([])
+            room, comma = MAX_LINE_BYTES - overhead, 0
+        packed[-1].append(item)
+        room -= size + comma
+    return [f"{user}\t{','.join(part)}\n" for part in packed if part]
+
+
+def parse(text: str) -> Line:
+    """A line (with or without its newline) as user ID and items. Raises ValueError with the rule that it breaks."""
+    body = text.removesuffix("\n")
+    if len(body.encode()) + 1 > MAX_LINE_BYTES:
+        raise ValueError(f"the line is longer than {MAX_LINE_BYTES} bytes")
+    if body.endswith(("\t", " ")):
+        raise ValueError("the line ends in a tab or a space")
+    user, tab, rest = body.partition("\t")
+    if not user or not tab or not rest:
+        raise ValueError("not <user ID><TAB><items>")
+    if "\t" in rest:
+        raise ValueError("a second tab")
+    return Line(user, tuple(_parse_item(item) for item in split_items(rest)))
+
+
+def split_items(rest: str) -> Iterable[str]:
+    """The items of a line's right side: separated by commas that stand outside quotes."""
+    start, quoted = 0, False
+    for index, character in enumerate(rest):
+        if character == '"':
+            quoted = not quoted
+        elif character == "," and not quoted:
+            yield rest[start:index]
+            start = index + 1
+    if quoted:
+        raise ValueError("a quote is not closed")
+    yield rest[start:]
+
+
+def _parse_item(text: str) -> Item:
+    match = _ITEM.fullmatch(text)
+    if match is None or _UNSENDABLE.search(text.replace('"', "")):
+        raise ValueError(f"{text[:80]!r} is not an item")
+    part = match.groupdict()
+    if part["add"] is not None:
+        return Trait(int(part["add"]))
+    if (removed := part["remove"] or part["removed"]) is not None:
+        return Trait(int(removed), remove=True)
+    if part["code"] is not None:
+        return TraitCode(part["code"])
+    key = part["quoted_key"] or part["key"].removeprefix("-")  # a leading "-" of a bare key is ignored
+    if not key:
+        raise ValueError(f"{text[:80]!r} has no key")
+    return Signal(key, part["quoted_value"] or part["value"])

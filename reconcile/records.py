@@ -1,0 +1,62 @@
+"""The inputs of a run as one numbered sequence of records, and the way back from a number to a place."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from reconcile import inputs
+from reconcile.engine.duckdb import Reject
+from reconcile.feed import Plan
+from reconcile.inputs import Input
+
+
+@dataclass(slots=True)
+class _Span:
+    """The numbers from `start` on belong to the records of `source`."""
+
+    source: Input
+    start: int
+
+
+class Records:
+    """Numbers run through all files in order: a file's first record follows the last of the file before.
+
+    While `batches` is read, `read` counts the records and `bad` collects those that can't be read.
+    """
+
+    def __init__(self, sources: Sequence[Input], plan: Plan, schema: pa.Schema, *, start: int = 0) -> None:
+        self._sources, self._plan, self._schema = sources, plan, schema
+        self.first = self._next = start
+        self._spans: list[_Span] = []
+        self.read = 0
+        self.bad: list[Reject] = []
+        self.counts: dict[str, int] = {}
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for source in self._sources:
+            start = self._next
+            self._spans.append(_Span(source, start))
+            before = self.read
+            for chunk in inputs.read(source, self._plan):
+                self.bad += [Reject(start + bad.ordinal, bad.text, bad.reason) for bad in chunk.bad]
+                self.read += len(chunk.ordinals) + len(chunk.bad)
+                last = [bad.ordinal for bad in chunk.bad] + chunk.ordinals[-1:].tolist()
+                self._next = max(self._next, start + 1 + max(last, default=-1))
+                seqs = pa.array(chunk.ordinals + start)
+                yield pa.RecordBatch.from_arrays([seqs, *chunk.columns], schema=self._schema)
+            inputs.check_unchanged(source)
+            self.counts[source.sha256] = self.read - before
+
+    def places(self, seqs: Sequence[int]) -> dict[int, tuple[str, int]]:
+        """The file and line of each record; files are read again as far as needed."""
+        found: dict[int, tuple[str, int]] = {}
+        starts = [span.start for span in self._spans]
+        owner = np.searchsorted(starts, np.array(seqs, dtype=np.int64), side="right") - 1
+        for index, span in enumerate(self._spans):
+            ordinals = [int(seq) - span.start for seq, of in zip(seqs, owner, strict=True) if of == index]
+            if ordinals:
+                lines = inputs.line_numbers(span.source, ordinals)
+                found |= {span.start + ordinal: (str(span.source.path), line) for ordinal, line in lines.items()}
+        return found

@@ -1,0 +1,82 @@
+"""A run as a person reads it: a table that says what happened to every record."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from idsync.settings import Feed
+from reconcile.rejects import EXPLANATIONS
+from reconcile.summary import Summary
+
+_UNMATCHED = {
+    "hold": "held until their ID is synced",
+    "drop": "dropped, as the feed asks",
+    "emit": "sent all the same, as the feed asks",
+}
+
+
+def funnel(summary: Summary, feed: Feed) -> RenderableType:
+    """The fate of every record, the files, and what to look at."""
+    table = Table(title=_title(summary), title_justify="left", box=None, pad_edge=False)
+    table.add_column("records")
+    table.add_column("number", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("")
+    files = len(summary.inputs)
+    origin = f"from {files} file{'s' * (files != 1)}" + f", {summary.from_hold:,} from hold" * bool(summary.from_hold)
+    _row(table, summary, "read", summary.read, origin)
+    _row(table, summary, "  matched", summary.matched, f"{summary.lines:,} lines of {summary.mappings:,} mappings read")
+    if summary.silent:
+        _row(table, summary, "    of these silent", summary.silent, "matched, but every column to send is empty")
+    _row(table, summary, "  unmatched", summary.unmatched, _UNMATCHED[feed.unmatched] if summary.unmatched else "")
+    _row(table, summary, "  rejected", summary.rejected, "")
+    for reason, count in summary.reasons.items():
+        _row(table, summary, f"    {reason}", count, EXPLANATIONS[reason])
+    return Group(table, *_notes(summary, feed))
+
+
+def history(rows: Sequence[dict[str, Any]]) -> Table:
+    """One line a run, latest first."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "feed", "state"):
+        table.add_column(name)
+    for name in ("read", "matched", "unmatched", "rejected", "lines", "files"):
+        table.add_column(name, justify="right")
+    table.add_column("problem")
+    for row in rows:
+        figures = [f"{row.get(name, 0):,}" for name in ("read", "matched", "unmatched", "rejected", "lines")]
+        files = str(len(row.get("files", ())))
+        table.add_row(row["run"], row["feed"], row["state"], *figures, files, row.get("problem", ""))
+    return table
+
+
+def _row(table: Table, summary: Summary, name: str, count: int, note: str) -> None:
+    share = f"{count / summary.read:.1%}" if summary.read else ""
+    table.add_row(name, f"{count:,}", share, Text(note, style="dim"))
+
+
+def _title(summary: Summary) -> str:
+    when = datetime.fromtimestamp(summary.planned_at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{summary.feed} · {summary.status} · {when}"
+
+
+def _notes(summary: Summary, feed: Feed) -> list[Text]:
+    notes = []
+    if summary.superseded:
+        notes.append(f"{summary.superseded:,} held records were replaced by newer ones of the same customers")
+    if summary.known_inputs:
+        notes.append(f"{summary.known_inputs:,} input files were delivered before, or are copies, and were passed over")
+    if feed.unmatched == "hold" and summary.held:
+        notes.append(f"{summary.held:,} customers wait for their sync, up to {feed.held_days} days")
+    if summary.rejects_file:
+        notes.append(f"rejected records: {summary.rejects_file}")
+    for file in summary.files:
+        where = file.get("location", file["name"])
+        notes.append(f"{where}  {file['lines']:,} lines, {file['bytes']:,} bytes, SHA-256 {file['sha256'][:16]}…")
+    if summary.status == "delivered" and not summary.files:
+        notes.append("no record had anything to send, so there is no file: Audience Manager takes no empty ones")
+    return [Text(note) for note in notes]

@@ -1,0 +1,45 @@
+"""What a run did: the figures that the terminal, the ledger and the manifest show."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Summary:
+    """Counts are of records unless they say otherwise. `read` = `matched` + `unmatched` + `rejected`, always.
+
+    `status`: delivered; nothing-to-do; dry-run; frozen (files wait for the destination); refused; failed.
+    `from_hold` of the records read had waited from earlier runs; `superseded` ones were replaced by a newer record of
+    the same customer and are not counted as read. The unmatched are held, dropped or emitted as the feed says.
+    `silent` records matched but had nothing to send. `settled` are interrupted runs whose files this one delivered
+    first. Times are milliseconds since the epoch.
+    """
+
+    feed: str
+    data_source: str
+    dpid: int
+    run: str = ""
+    status: str = "planned"
+    destination: str = ""
+    planned_at: int = 0
+    finished_at: int = 0
+    read: int = 0
+    from_hold: int = 0
+    superseded: int = 0
+    matched: int = 0
+    silent: int = 0
+    unmatched: int = 0
+    held: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    rejects_file: str = ""
+    mappings: int = 0
+    lines: int = 0
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    known_inputs: int = 0
+    settled: list[str] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
