@@ -122,7 +122,7 @@ class DuckEngine:
         staged = self.count()
         repeats = self._find_repeats()
         for batch in self._stream(sql.lines_of(self._plan, repeats=repeats)):
-            self._account(batch, sink, outcome)
+            _account(batch, sink, outcome)
         if outcome.records != staged:
             raise RunRefused(
                 f"the join returned {outcome.records} of {staged} records",
@@ -154,37 +154,6 @@ class DuckEngine:
 
     # --- within ----------------------------------------------------------------------------------------------------
 
-    def _account(self, batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
-        matched = batch.column("matched").to_numpy(zero_copy_only=False)
-        counted = batch.column("counted").to_numpy(zero_copy_only=False)
-        line = batch.column("line")
-        outcome.records += int(np.count_nonzero(counted))
-        outcome.matched += int(np.count_nonzero(matched & counted))
-        if not matched.all():
-            outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
-        lengths, text = _buffer(line)
-        sent = int(np.count_nonzero(lengths))
-        outcome.silent += int(
-            np.count_nonzero(counted & line.is_valid().to_numpy(zero_copy_only=False) & (lengths == 0))
-        )
-        if len(lengths) and int(lengths.max()) > lines.MAX_LINE_BYTES:
-            sent, text = self._repack(batch, lengths, outcome)
-        if sent:
-            sink.write(text, sent)
-        outcome.lines += sent
-
-    def _repack(self, batch: pa.RecordBatch, lengths: Ints, outcome: Outcome) -> tuple[int, memoryview]:
-        """The batch's text with each line that is too long split in several, or its record rejected."""
-        short = pa.array(lengths <= lines.MAX_LINE_BYTES)
-        pieces = [text for text in batch.column("line").filter(short).to_pylist() if text]
-        for row in batch.filter(pa.array(lengths > lines.MAX_LINE_BYTES)).to_pylist():
-            user, _, rest = row["line"].rstrip("\n").partition("\t")
-            try:
-                pieces += lines.pack(user, list(lines.split_items(rest)))
-            except ValueError:
-                self._reject([row["seq"]], "line-too-long", outcome)
-        return len(pieces), memoryview("".join(pieces).encode())
-
     def _find_repeats(self) -> bool:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
         hashes = {"repeated_ids": _repeated(self._numbers("SELECT hash(id) AS h FROM records"))}
@@ -213,25 +182,16 @@ class DuckEngine:
     def _repack_merged(self, texts: list[str], outcome: Outcome) -> tuple[int, memoryview]:
         pieces: list[str] = []
         for text in texts:
-            user, _, rest = text.rstrip("\n").partition("\t")
-            try:
-                packed = lines.pack(user, list(lines.split_items(rest)))
-            except ValueError:
-                reason = "line-too-long"
-            else:
-                if len(packed) <= lines.MAX_LINES_PER_USER:
-                    pieces += packed
-                    continue
-                reason = "too-many-lines"
-            seqs = self._con.execute("SELECT DISTINCT seq FROM repeats WHERE user_id = ?", [user]).fetchall()
-            self._reject([seq for (seq,) in seqs], reason, outcome)
+            packed = _packed(text)
+            if len(packed) <= lines.MAX_LINES_PER_USER:
+                pieces += packed
+                continue
+            with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
+                found = beside.execute(
+                    "SELECT DISTINCT seq, id FROM repeats WHERE user_id = ?", [text.partition("\t")[0]]
+                ).fetchall()
+            outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in found]
         return len(pieces), memoryview("".join(pieces).encode())
-
-    def _reject(self, seqs: list[int], reason: str, outcome: Outcome) -> None:
-        """Matched after all, but impossible to send."""
-        for seq in seqs:
-            (customer_id,) = self._con.execute("SELECT id FROM records WHERE seq = ?", [seq]).fetchone() or ("",)
-            outcome.rejects.append(Reject(seq, customer_id, reason))
 
     def _insert(self, statement: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         guard = _Guard(batches)
@@ -289,6 +249,39 @@ def _spill_errors() -> Iterator[None]:
             f"the join ran out of memory or of room to spill: {str(error).splitlines()[0]}",
             mend="raise reconcile.memory_limit, or free disk under reconcile.state_dir, and run again",
         ) from None
+
+
+def _account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
+    matched = batch.column("matched").to_numpy(zero_copy_only=False)
+    counted = batch.column("counted").to_numpy(zero_copy_only=False)
+    line = batch.column("line")
+    outcome.records += int(np.count_nonzero(counted))
+    outcome.matched += int(np.count_nonzero(matched & counted))
+    if not matched.all():
+        outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
+    lengths, text = _buffer(line)
+    sent = int(np.count_nonzero(lengths))
+    outcome.silent += int(np.count_nonzero(counted & line.is_valid().to_numpy(zero_copy_only=False) & (lengths == 0)))
+    if len(lengths) and int(lengths.max()) > lines.MAX_LINE_BYTES:
+        sent, text = _repack(batch, lengths)
+    if sent:
+        sink.write(text, sent)
+    outcome.lines += sent
+
+
+def _repack(batch: pa.RecordBatch, lengths: Ints) -> tuple[int, memoryview]:
+    """The batch's lines, each that is too long as several, and their number."""
+    short = pa.array(lengths <= lines.MAX_LINE_BYTES)
+    pieces = [text for text in batch.column("line").filter(short).to_pylist() if text]
+    for row in batch.filter(pa.array(lengths > lines.MAX_LINE_BYTES)).to_pylist():
+        pieces += _packed(row["line"])
+    return len(pieces), memoryview("".join(pieces).encode())
+
+
+def _packed(line: str) -> list[str]:
+    """A line as few that fit. No item is too long for one: such records have been rejected."""
+    user, _, rest = line.rstrip("\n").partition("\t")
+    return lines.pack(user, list(lines.split_items(rest)))
 
 
 def _repeated(hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":

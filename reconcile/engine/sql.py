@@ -29,6 +29,10 @@ def fault(plan: Plan) -> str:
         # one search over all values: no pattern can match across a border, since it matches single characters
         values = f"concat({', '.join(f'v{index}' for index in signals)})"
         cases.append(f"WHEN regexp_matches({values}, {literal(lines.UNSENDABLE)}) THEN 'value-unsendable'")
+    user = str(ids.UUID_DIGITS) if plan.by_uuid else "strlen(id)"
+    for index in signals:
+        room = lines.MAX_LINE_BYTES - len(f'\t"{plan.columns[index]}"=""\n'.encode())
+        cases.append(f"WHEN strlen(v{index}) + {user} > {room} THEN 'line-too-long'")
     for index in plan.positions(TraitsItem):
         pattern = literal(lines.TRAIT_LIST)
         cases.append(f"WHEN v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}) THEN 'trait-not-a-number'")

@@ -1,0 +1,132 @@
+"""A small world for runs: a configuration, a store with mappings, an inbox, a clock that the test sets."""
+
+import csv
+import gzip
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from idsync import config
+from idsync.settings import Settings
+from idsync.store import open_store
+from idsync.store.base import Sync
+from reconcile.progress import Meter
+from reconcile.run import run
+from reconcile.summary import Summary
+
+HEADER = ("id", "gender", "tier", "traits")
+NOW = 1_790_000_000_000
+NOW_SECONDS = NOW // 1000
+DPID = 12345
+
+TEMPLATE = """
+partner = "acme"
+[store]
+url = "{url}"
+[privacy]
+gdpr_default = "does-not-apply"
+[[data_sources]]
+name = "crm"
+dpid = 12345
+[[destinations]]
+name = "local"
+kind = "directory"
+path = "delivered"
+[[destinations]]
+name = "bucket"
+kind = "s3"
+bucket = "inbound"
+endpoint_url = "http://127.0.0.1:9"
+region = "us-east-1"
+[[feeds]]
+name = "daily"
+data_source = "crm"
+inputs = "inbox/*"
+id_column = "id"
+destination = "local"
+"""
+
+SIGNALS = 'signals = ["gender", "tier"]\ntrait_columns = ["traits"]\n'
+
+
+def uuid(number: int) -> str:
+    return str(number).zfill(38)
+
+
+@dataclass
+class World:
+    """A folder with everything that a feed needs. `feed` is TOML added to the feed's table."""
+
+    folder: Path
+    feed: str = SIGNALS
+    url: str = "sqlite:///idsync.db"
+    now: int = NOW
+    environ: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        self.inbox.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    @property
+    def delivered(self) -> Path:
+        return self.folder / "delivered"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "var" / "reconcile"
+
+    @property
+    def settings(self) -> Settings:
+        return config.parse(TEMPLATE.format(url=self.url) + self.feed, environ=self.environ or {}, base=self.folder)
+
+    def write_config(self) -> Path:
+        path = self.folder / "idsync.toml"
+        path.write_text(TEMPLATE.format(url=self.url) + self.feed)
+        return path
+
+    def sync(self, *pairs: tuple[str, str], seen: int | None = None, dpid: int = DPID) -> None:
+        """Store (customer ID, UUID) pairs, each a millisecond after the one before."""
+        start = self.now - len(pairs) if seen is None else seen
+        store = open_store(self.settings.store)
+        syncs = [Sync(dpid, customer, device, device, start + at) for at, (customer, device) in enumerate(pairs)]
+        store.record(syncs)
+        store.close()
+
+    def put(self, name: str, rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> Path:
+        """A CSV in the inbox."""
+        path = self.inbox / name
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+        return path
+
+    def run(self, *, dry_run: bool = False) -> Summary:
+        return run(self.settings, "daily", dry_run=dry_run, meter=Meter(None), now=lambda: self.now)
+
+    def lines(self) -> list[str]:
+        """Every delivered line, file by file in order of name."""
+        return [line for path in sorted(self.delivered.glob("*")) for line in content(path).splitlines(keepends=True)]
+
+    def traces(self) -> dict[Path, bytes]:
+        """Every file and its bytes, but for the store's."""
+        paths = (path for path in self.folder.rglob("*") if path.is_file() and "idsync.db" not in path.name)
+        return {path: path.read_bytes() for path in paths}
+
+    def rejects(self) -> list[dict[str, str]]:
+        """All rejected records of all runs."""
+        rows: list[dict[str, str]] = []
+        for path in sorted(self.state.glob("runs/*/rejects.csv.gz")):
+            rows += csv.DictReader(gzip.decompress(path.read_bytes()).decode().splitlines())
+        return rows
+
+
+def content(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+
+
+def figures(summary: Summary, *names: str) -> tuple[Any, ...]:
+    return tuple(getattr(summary, name) for name in names)
