@@ -1,0 +1,261 @@
+"""Every row of the table of replies: outcome, status, X-Error, shape, Location, cookie, and what the store is asked."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from idsync import decision, ids
+from idsync.call import parse
+from idsync.decision import Admitted, Decided, Signals
+from idsync.outcomes import Outcome
+from idsync.reply import PIXEL
+from idsync.store.base import Sync
+from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, settings
+
+FRESH = ids.uuid_from_bytes(ENTROPY)
+GOOD = "/ibs:dpid=12345&dpuuid=user-1"
+REDIR = "&redir=https%3A%2F%2Fa.partner.example%2Fcb%3Fu%3D%24%7BDD_UUID%7D%26v%3D1"
+EVIL = "&redir=https%3A%2F%2Fevil.example%2F%24%7BDD_UUID%7D"
+COOKIE = Signals(cookie=f"idsync={OTHER_UUID}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call, taken through both halves of the decision with a store that knows nobody."""
+
+    outcome: Outcome
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    sync: Sync | None
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["Content-Type"] == "application/json"
+        return json.loads(self.body)
+
+    @property
+    def codes(self) -> list[int]:
+        return [error["code"] for error in self.json["errors"]]
+
+
+def take(target: str, signals: Signals = Signals(), **options: str) -> Seen:  # noqa: B008  an immutable tuple
+    chosen = settings(**options)  # type: ignore[arg-type]  # names of settings
+    decided = decision.admit(parse(target), signals, chosen, now=NOW, entropy=ENTROPY)
+    sync = None
+    if isinstance(decided, Admitted):
+        sync = decided.sync
+        decided = decision.answer(decided, sync.uuid or sync.fresh, chosen)
+    assert isinstance(decided, Decided)
+    outcome, reply = decided
+    headers = dict(reply.headers)
+    assert len(headers) == len(reply.headers)
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Content-Length"] == str(len(reply.body))
+    assert (reply.status == 302) is ("Location" in headers)
+    return Seen(outcome, reply.status, headers, reply.body, sync)
+
+
+# --- stored ----------------------------------------------------------------------------------------------------------
+
+
+def test_pixel() -> None:
+    seen = take(GOOD)
+    assert (seen.outcome, seen.status, seen.body) == (Outcome.STORED, 200, PIXEL)
+    assert seen.headers["Content-Type"] == "image/gif"
+    assert "X-Error" not in seen.headers
+    assert seen.sync == Sync(12345, "user-1", None, FRESH, NOW)
+
+
+def test_the_pixel_is_43_bytes_of_gif() -> None:
+    assert len(PIXEL) == 43
+    assert PIXEL.startswith(b"GIF89a\x01\0\x01\0")
+    assert b"!\xf9\x04\x01" in PIXEL  # transparent
+    assert PIXEL.endswith(b";")
+
+
+def test_redirect() -> None:
+    seen = take(GOOD + REDIR)
+    assert (seen.outcome, seen.status, seen.body) == (Outcome.STORED, 302, b"")
+    assert seen.headers["Location"] == f"https://a.partner.example/cb?u={FRESH}&v=1"
+    assert "Content-Type" not in seen.headers
+
+
+def test_json() -> None:
+    seen = take(GOOD + "&d_rtbd=json")
+    assert (seen.outcome, seen.status) == (Outcome.STORED, 200)
+    assert seen.json == {"uuid": FRESH, "stored": 1, "errors": []}
+
+
+def test_redirect_goes_before_json() -> None:
+    assert take(GOOD + REDIR + "&d_rtbd=json").status == 302
+
+
+def test_any_other_d_rtbd_is_a_pixel() -> None:
+    assert take(GOOD + "&d_rtbd=JSON").body == PIXEL
+
+
+# --- whose UUID ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("extra", "signals", "uuid", "cookie"),
+    [
+        ("", Signals(), None, FRESH),
+        ("", COOKIE, OTHER_UUID, OTHER_UUID),
+        ("", Signals(cookie=f"idsync={OTHER_UUID}; idsync={UUID}"), None, FRESH),
+        ("", Signals(cookie="idsync=1"), None, FRESH),
+        (f"&d_uuid={UUID}", Signals(), UUID, None),
+        (f"&d_uuid={UUID}", COOKIE, UUID, None),
+    ],
+)
+def test_mint(extra: str, signals: Signals, uuid: str | None, cookie: str | None) -> None:
+    """An explicit UUID wins over the cookie, and never becomes one: a page could plant it."""
+    seen = take(GOOD + extra, signals)
+    assert seen.sync == Sync(12345, "user-1", uuid, FRESH, NOW)
+    attributes = "Path=/; Max-Age=10368000; Secure; HttpOnly; SameSite=None"
+    assert seen.headers.get("Set-Cookie") == (cookie and f"idsync={cookie}; {attributes}")
+
+
+@pytest.mark.parametrize("signals", [Signals(), COOKIE])
+def test_audience_manager_is_asked_for_the_uuid(signals: Signals) -> None:
+    seen = take(GOOD + REDIR, signals, identity="audience-manager")
+    assert (seen.outcome, seen.status, seen.sync) == (Outcome.UUID_ASKED, 302, None)
+    assert seen.headers["Location"].startswith(
+        "https://dpm.demdex.net/ibs:dpid=12345&dpuuid=user-1&redir=https%3A%2F%2F"
+    )
+    assert "Set-Cookie" not in seen.headers
+
+
+@pytest.mark.parametrize("signals", [Signals(), COOKIE])
+def test_audience_manager_gave_the_uuid(signals: Signals) -> None:
+    seen = take(f"{GOOD}{REDIR}&d_uuid={UUID}&idsync_return=1", signals, identity="audience-manager")
+    assert seen.sync == Sync(12345, "user-1", UUID, FRESH, NOW)
+    assert seen.headers["Location"] == f"https://a.partner.example/cb?u={UUID}&v=1"
+    assert "Set-Cookie" not in seen.headers
+
+
+@pytest.mark.parametrize("given", ["&idsync_return=1", "&d_uuid=&idsync_return=1", "&d_uuid=${DD_UUID}", "&d_uuid="])
+def test_audience_manager_gave_none(given: str) -> None:
+    """Asked once, never again: no loop."""
+    seen = take(GOOD + REDIR + given, COOKIE, identity="audience-manager")
+    assert (seen.outcome, seen.status, seen.sync) == (Outcome.UUID_INVALID, 400, None)
+    assert seen.headers["X-Error"] == "102"
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identity", ["mint", "audience-manager"])
+@pytest.mark.parametrize("shape", ["", "&d_rtbd=json", REDIR])
+@pytest.mark.parametrize(
+    ("target", "outcome", "x_error"),
+    [
+        ("/ibs:", Outcome.NO_CUSTOMER_ID, "104"),
+        ("/sync", Outcome.NO_CUSTOMER_ID, "104"),
+        ("/ibs:unknown=1", Outcome.NO_CUSTOMER_ID, "104"),
+        ("/ibs:dpid=12345", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=12345&dpuuid=", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=12345&dpuuid=%20%20", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=12345&dpuuid=secret:1", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=12345&dpuuid=secret%253A1", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=12345&dpuuid=secret%09", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=12345&dpuuid=secret%0A", Outcome.CUSTOMER_ID_INVALID, "300"),
+        (f"/ibs:dpid=12345&dpuuid={'s' * 513}", Outcome.CUSTOMER_ID_INVALID, "300"),
+        ("/ibs:dpid=999&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=012345&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=+12345&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=12345%20&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=%D9%A1&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=crm&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=&dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpuuid=secret", Outcome.DATA_SOURCE_UNKNOWN, "302"),
+        ("/ibs:dpid=secret", Outcome.CUSTOMER_ID_INVALID, "300,302"),
+        ("/ibs:dpid=12345&dpuuid=secret&d_uuid=1", Outcome.UUID_INVALID, "102"),
+        (f"/ibs:dpid=12345&dpuuid=secret&d_uuid={UUID}0", Outcome.UUID_INVALID, "102"),
+        ("/ibs:dpid=999&dpuuid=secret:1&d_uuid=x", Outcome.UUID_INVALID, "102,300,302"),
+        ("/ibs:dpid=12345&dpuuid=secret%F", Outcome.WRONGLY_ENCODED, "311"),
+        ("/ibs:dpid=12345&dpuuid=secret%FF", Outcome.WRONGLY_ENCODED, "311"),
+        ("/ibs:dpid=12345&dpuuid=secret&dpuuid=other", Outcome.WRONGLY_ENCODED, "311"),
+        ("/ibs:dpid=12345&dpuuid=secret?cb=1", Outcome.WRONGLY_ENCODED, "311"),
+    ],
+)
+def test_refused(target: str, outcome: Outcome, x_error: str, shape: str, identity: str) -> None:
+    separator = "" if target.endswith(":") else "?" if target == "/sync" else "&"
+    seen = take(target + separator + shape.removeprefix("&"), COOKIE, identity=identity)
+    assert (seen.outcome, seen.status, seen.sync) == (outcome, 400, None)
+    assert seen.headers["X-Error"] == x_error
+    assert seen.codes == [int(code) for code in x_error.split(",")]
+    assert (seen.json["uuid"], seen.json["stored"]) == ("", 0)
+    assert "Set-Cookie" not in seen.headers
+    assert b"secret" not in seen.body
+
+
+@pytest.mark.parametrize("identity", ["mint", "audience-manager"])
+@pytest.mark.parametrize("redir", [EVIL, "&redir=", "&redir=/here", "&redir=http%3A%2F%2Fdpm.demdex.net%2F"])
+@pytest.mark.parametrize("signals", [Signals(), Signals(sec_gpc="1")])
+def test_redir_not_allowed(redir: str, signals: Signals, identity: str) -> None:
+    """Nothing is stored, though the rest of the call is good. No X-Error: Audience Manager has no code for it."""
+    seen = take(GOOD + redir, signals, identity=identity)
+    assert (seen.outcome, seen.status, seen.sync) == (Outcome.REDIRECT_REFUSED, 400, None)
+    assert "X-Error" not in seen.headers
+    assert seen.codes == [0]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    seen = take("/ibs:dpid=1&dpuuid=&d_uuid=1" + EVIL)
+    assert seen.headers["X-Error"] == "102,300,302"
+    assert seen.codes == [0, 102, 300, 302]
+
+
+# --- consent ---------------------------------------------------------------------------------------------------------
+
+DENIED = pytest.mark.parametrize(
+    ("extra", "signals", "options"),
+    [
+        ("", Signals(cookie=f"idsync={UUID}", sec_gpc="1"), {}),
+        ("&gdpr=1&gdpr_consent=CPXxRfAPXxRfAAfKABENB", COOKIE, {}),
+        (f"&gdpr=1&d_uuid={UUID}", COOKIE, {}),
+        ("&us_privacy=1YYN", COOKIE, {}),
+        ("&gpp=DBAA", COOKIE, {}),
+        ("", COOKIE, {"gdpr_default": "applies"}),
+        ("&gdpr=1", COOKIE, {"identity": "audience-manager"}),
+    ],
+)
+
+
+@DENIED
+def test_consent_denied(extra: str, signals: Signals, options: dict[str, str]) -> None:
+    """Answered as asked, with nothing stored, no UUID told, no cookie, and Audience Manager not asked."""
+    for shape, status in (("", 200), ("&d_rtbd=json", 200), (REDIR, 302)):
+        seen = take(GOOD + extra + shape, signals, **options)
+        assert (seen.outcome, seen.status, seen.sync) == (Outcome.CONSENT_DENIED, status, None)
+        assert seen.headers["X-Error"] == "315"
+        assert "Set-Cookie" not in seen.headers
+        if shape == REDIR:
+            assert seen.headers["Location"] == "https://a.partner.example/cb?u=&v=1"
+        elif shape:
+            assert (seen.json["uuid"], seen.json["stored"], seen.codes) == ("", 0, [315])
+        else:
+            assert seen.body == PIXEL
+
+
+# --- store -----------------------------------------------------------------------------------------------------------
+
+
+def test_store_unavailable() -> None:
+    outcome, reply = decision.unavailable()
+    headers = dict(reply.headers)
+    assert (outcome, reply.status) == (Outcome.STORE_UNAVAILABLE, 503)
+    assert int(headers["Retry-After"]) > 0
+    assert "X-Error" not in headers
+    assert json.loads(reply.body)["stored"] == 0
+
+
+def test_labels_are_distinct() -> None:
+    """Two members of an Enum with equal values would be one member under two names."""
+    assert len({outcome.label for outcome in Outcome}) == len(Outcome.__members__) == len(list(Outcome))
