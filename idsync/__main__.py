@@ -1,0 +1,182 @@
+"""The command line: `python -m idsync`. Answers are JSON on stdout; everything else goes to stderr."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from idsync import config, ids
+from idsync.app import create_app, milliseconds_now
+from idsync.decision import CUSTOMER_ID_EXPLANATIONS
+from idsync.errors import IdsyncError, StoreUnavailable, UsageError
+from idsync.settings import DataSource, Endpoint, Settings
+from idsync.store import open_store
+from idsync.store.base import Count, Device, MappingStore
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Commands(click.Group):
+    """Ends with an error's own exit status and no traceback; a reader that closes the pipe has read enough."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IdsyncError as error:
+            click.echo(f"idsync: {error}", err=True)
+            ctx.exit(error.exit_status)
+        except BrokenPipeError:
+            # What is left in the buffer would raise once more when Python flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Receives customer-ID syncs from a website and keeps them; see also `python -m reconcile`."""
+
+
+def _command(example: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A subcommand with --config, and `example` at the end of its help."""
+
+    def register(function: Callable[..., None]) -> click.Command:
+        option = click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="Configuration file; default: $IDSYNC_CONFIG, else ./idsync.toml.",
+        )
+        return cli.command(epilog=f"\b\nExample:\n  {example}")(option(function))
+
+    return register
+
+
+@_command("python -m idsync serve --config idsync.toml --bind 0.0.0.0:8000 --workers 2")
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen; unix:PATH too. Default: endpoint.bind.")
+@click.option("--workers", type=click.IntRange(1, 256), metavar="N", help="Processes. Default: endpoint.workers.")
+def serve(config_path: Path | None, bind: str | None, workers: int | None) -> None:
+    """Serve the endpoint in the foreground; SIGTERM lets calls in flight finish."""
+    from idsync import server  # noqa: PLC0415  gunicorn's import is a tenth of a second that no other command needs
+
+    settings = config.load(config_path)
+    if bind is not None and not _is_bind(bind):
+        raise click.BadParameter("must be HOST:PORT or unix:PATH", param_hint="--bind")
+    _try_store(settings)
+    server.run(
+        lambda: create_app(settings, open_store(settings.store)),
+        bind=bind or settings.endpoint.bind,
+        workers=workers or settings.endpoint.workers,
+    )
+
+
+@_command("python -m idsync lookup crm user-4711")
+@click.argument("data_source")
+@click.argument("customer_id")
+def lookup(config_path: Path | None, data_source: str, customer_id: str) -> None:
+    """The devices of a customer, latest first. DATA_SOURCE is a name of the configuration, or a DPID."""
+    settings = config.load(config_path)
+    source = _data_source(settings, data_source)
+    _check_customer_id(customer_id)
+    with _opened(settings) as store:
+        devices = store.devices(source.dpid, customer_id, milliseconds_now())
+    _print(
+        {
+            "data_source": source.name,
+            "dpid": source.dpid,
+            "customer_id": customer_id,
+            "devices": [_device(device) for device in devices],
+        }
+    )
+
+
+@_command("python -m idsync stats | jq .mappings")
+def stats(config_path: Path | None) -> None:
+    """Customers and mappings of each data source, and in all."""
+    settings = config.load(config_path)
+    with _opened(settings) as store:
+        counts = store.count(milliseconds_now())
+    _print(_statistics(settings, counts))
+
+
+@_command("python -m idsync sweep")
+def sweep(config_path: Path | None) -> None:
+    """Remove mappings past their lifetime; run it daily. They are invisible from that moment, swept or not."""
+    with _opened(config.load(config_path)) as store:
+        removed = store.sweep(milliseconds_now())
+    _print({"removed": removed})
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _is_bind(text: str) -> bool:
+    pattern = next(part.pattern for part in Endpoint.model_fields["bind"].metadata if hasattr(part, "pattern"))
+    return re.search(pattern, text) is not None
+
+
+def _try_store(settings: Settings) -> None:
+    """Stops for a store that can never work; only warns of one that is away: the website's calls need an answer."""
+    try:
+        with _opened(settings) as store:
+            store.check()
+    except StoreUnavailable as error:
+        problem = config.mask(error.problem)
+        click.echo(f"idsync: {problem}; serving all the same, /readyz tells when the store is there", err=True)
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[MappingStore]:
+    with closing(open_store(settings.store)) as store:
+        yield store
+
+
+def _data_source(settings: Settings, text: str) -> DataSource:
+    dpid = ids.parse_dpid(text)
+    for source in settings.data_sources:
+        if text == source.name or dpid == source.dpid:
+            return source
+    known = ", ".join(f"{source.name} ({source.dpid})" for source in settings.data_sources)
+    raise UsageError(f'there is no data source "{text}"', mend=f"known here: {known}")
+
+
+def _check_customer_id(customer_id: str) -> None:
+    try:
+        customer_id.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the customer ID is not valid UTF-8", mend="check the terminal's encoding") from None
+    if reason := ids.customer_id_fault(customer_id):
+        raise UsageError(CUSTOMER_ID_EXPLANATIONS[reason], mend="the endpoint refuses such an ID, so none is stored")
+
+
+def _device(device: Device) -> dict[str, str]:
+    seen = _EPOCH + timedelta(milliseconds=device.last_seen)
+    return {"uuid": device.uuid, "last_seen": seen.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+
+
+def _statistics(settings: Settings, counts: Mapping[int, Count]) -> dict[str, object]:
+    """Every data source of the settings, then the DPIDs that are in the store alone, with no name."""
+    names: dict[int, str | None] = {source.dpid: source.name for source in settings.data_sources}
+    names |= {dpid: None for dpid in sorted(counts) if dpid not in names}
+    nothing = Count(0, 0)
+    rows = [{"name": name, "dpid": dpid, **counts.get(dpid, nothing)._asdict()} for dpid, name in names.items()]
+    return {
+        "data_sources": rows,
+        "customers": sum(count.customers for count in counts.values()),
+        "mappings": sum(count.mappings for count in counts.values()),
+    }
+
+
+def _print(answer: Mapping[str, object]) -> None:
+    click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m idsync")

@@ -1,0 +1,16 @@
+"""For WSGI servers other than the one that `python -m idsync serve` starts: `idsync.wsgi:app` is a factory.
+
+The configuration is $IDSYNC_CONFIG, else ./idsync.toml. The server must hand over the raw request target as RAW_URI or
+REQUEST_URI, must fork before it calls the factory, and should be told to write no access log: targets hold IDs.
+"""
+
+from flask import Flask
+
+from idsync import config
+from idsync.app import create_app
+from idsync.store import open_store
+
+
+def app() -> Flask:
+    settings = config.load()
+    return create_app(settings, open_store(settings.store))

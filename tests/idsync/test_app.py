@@ -1,0 +1,215 @@
+"""The Flask application on a SQLite store: what goes in and out of WSGI, and what happens when the store is away."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from flask import Flask
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from werkzeug.datastructures import Headers
+from werkzeug.test import create_environ, run_wsgi_app
+
+from idsync.app import create_app
+from idsync.errors import StoreMisconfigured, StoreUnavailable
+from idsync.reply import PIXEL
+from idsync.store import open_store
+from idsync.store.base import MappingStore, Sync
+from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, settings
+
+
+def ask(app: Flask, target: str, *, method: str = "GET", **headers: str) -> tuple[int, Headers, bytes]:
+    """One request as gunicorn hands it over: the raw target beside the decoded path."""
+    path, _, query = target.partition("?")
+    environ = create_environ(method=method)
+    environ |= {"RAW_URI": target, "PATH_INFO": unquote_to_bytes(path).decode("latin-1"), "QUERY_STRING": query}
+    environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+    body, status, answered = run_wsgi_app(app, environ, buffered=True)
+    return int(status.split()[0]), answered, b"".join(body)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MappingStore]:
+    with closing(open_store(settings(tmp_path).store)) as store:
+        yield store
+
+
+@pytest.fixture
+def app(store: MappingStore) -> Flask:
+    return create_app(settings(), store, clock=lambda: NOW, entropy=lambda size: ENTROPY[:size])
+
+
+def test_a_call_is_stored_and_found_again(app: Flask, store: MappingStore) -> None:
+    status, headers, body = ask(app, "/ibs:dpid=12345&dpuuid=a%26b")
+    assert (status, body) == (200, PIXEL)
+    [device] = store.devices(12345, "a&b", NOW)
+    assert device.last_seen == NOW
+    assert headers["Set-Cookie"].startswith(f"idsync={device.uuid};")
+    status, _, body = ask(app, "/sync?dpid=12345&dpuuid=a%26b&d_rtbd=json")
+    assert json.loads(body) == {"uuid": device.uuid, "stored": 1, "errors": []}
+
+
+def test_the_cookie_names_the_device(app: Flask, store: MappingStore) -> None:
+    _, headers, _ = ask(app, "/ibs:dpid=12345&dpuuid=a", cookie=f"idsync={UUID}")
+    assert [device.uuid for device in store.devices(12345, "a", NOW)] == [UUID]
+    assert headers["Set-Cookie"].startswith(f"idsync={UUID};")
+
+
+def test_an_explicit_uuid_leaves_the_cookie_alone(app: Flask, store: MappingStore) -> None:
+    _, headers, _ = ask(app, f"/ibs:dpid=12345&dpuuid=a&d_uuid={OTHER_UUID}", cookie=f"idsync={UUID}")
+    assert [device.uuid for device in store.devices(12345, "a", NOW)] == [OTHER_UUID]
+    assert "Set-Cookie" not in headers
+
+
+def test_global_privacy_control_is_read_from_its_header(app: Flask, store: MappingStore) -> None:
+    status, headers, body = ask(app, "/ibs:dpid=12345&dpuuid=a", sec_gpc="1", cookie=f"idsync={UUID}")
+    assert (status, headers["X-Error"], body) == (200, "315", PIXEL)
+    assert store.devices(12345, "a", NOW) == []
+
+
+def test_location_leaves_byte_for_byte(app: Flask) -> None:
+    """Werkzeug left to itself would write %7B for the brace and drop a default port."""
+    location = "https://dpm.demdex.net:443/a{b}|^`c\"<d>//../e;f?g=h%2fi#j={DD_UUID}"
+    encoded = "".join(f"%{byte:02x}" for byte in location.encode())
+    status, headers, body = ask(app, f"/ibs:dpid=12345&dpuuid=a&redir={encoded}")
+    assert (status, headers.getlist("Location"), body) == (302, [location], b"")
+    assert "Content-Type" not in headers
+
+
+def test_head_is_a_get_without_the_body(app: Flask, store: MappingStore) -> None:
+    status, headers, body = ask(app, "/ibs:dpid=12345&dpuuid=a", method="HEAD")
+    assert (status, headers["Content-Length"], body) == (200, "43", b"")
+    assert len(store.devices(12345, "a", NOW)) == 1
+
+
+@pytest.mark.parametrize("target", ["/ibs:dpid=12345&dpuuid=a", "/sync?dpid=12345&dpuuid=a", "/healthz", "/readyz"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_other_methods(app: Flask, store: MappingStore, target: str, method: str) -> None:
+    status, headers, _ = ask(app, target, method=method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+    assert store.devices(12345, "a", NOW) == []
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/nothing", "/ibs", "/%69bs:dpid=1", "//ibs:dpid=1", "/healthz/", "//evil.example/..", "/static/x"]
+)
+def test_no_such_route(app: Flask, target: str) -> None:
+    status, headers, body = ask(app, target)
+    assert (status, body) == (404, b"Not Found\n")
+    assert "Location" not in headers
+    assert headers["Cache-Control"] == "no-store"
+
+
+def test_small_routes(app: Flask) -> None:
+    status, headers, body = ask(app, "/robots.txt")
+    assert (status, body) == (200, b"User-agent: *\nDisallow: /\n")
+    assert headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert ask(app, "/healthz?x=1")[0] == 200
+    status, headers, body = ask(app, "/readyz")
+    assert (status, headers["Content-Type"], json.loads(body)) == (200, "application/json", {"ready": True})
+
+
+class Away:
+    """A store that answers every operation with `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, operation: str) -> Any:
+        def fail(*_: object) -> None:
+            raise self._error
+
+        return fail
+
+
+AWAY = pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailable("redis://:hunter2@store:6379: connection refused"),
+        StoreMisconfigured("redis://user:hunter2@store:6379: buckets differ"),
+    ],
+)
+
+
+@AWAY
+@pytest.mark.parametrize("shape", ["", "&d_rtbd=json", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"])
+def test_store_away(error: Exception, shape: str) -> None:
+    app = create_app(settings(), Away(error))  # type: ignore[arg-type]  # every attribute fails
+    status, headers, body = ask(app, f"/ibs:dpid=12345&dpuuid=a{shape}")
+    assert status == 503
+    assert int(headers["Retry-After"]) > 0
+    assert json.loads(body)["stored"] == 0
+    assert "Location" not in headers
+    assert "Set-Cookie" not in headers
+    assert ask(app, "/healthz")[0] == 200
+
+
+@AWAY
+def test_readyz_tells_the_reason_but_no_password(error: Exception) -> None:
+    app = create_app(settings(), Away(error))  # type: ignore[arg-type]  # every attribute fails
+    status, _, body = ask(app, "/readyz")
+    document = json.loads(body)
+    assert (status, document["ready"]) == (503, False)
+    assert "store:6379" in document["reason"]
+    assert b"hunter2" not in body
+
+
+@pytest.mark.parametrize("target", ["/ibs:dpid=12345&dpuuid=customer-1", "/readyz?dpuuid=customer-1"])
+def test_a_fault_of_ours_is_logged_without_the_call(target: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(settings(), Away(ValueError("HSET customer-1")))  # type: ignore[arg-type]  # every attribute fails
+    with caplog.at_level(logging.DEBUG):
+        status, headers, _ = ask(app, target)
+    assert (status, headers["Cache-Control"]) == (500, "no-store")
+    assert "ValueError" in caplog.text
+    assert "test_app.py" in caplog.text
+    assert "customer-1" not in caplog.text
+
+
+def test_a_server_without_the_raw_target_is_found_out(store: MappingStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Stored from the decoded path, a%26b would be two parameters."""
+    environ = create_environ("/ibs:dpid=12345&dpuuid=a")
+    del environ["RAW_URI"], environ["REQUEST_URI"]
+    _, status, _ = run_wsgi_app(create_app(settings(), store), environ, buffered=True)
+    assert status.startswith("500")
+    assert "_raw_target" in caplog.text
+
+
+class Keeps:
+    """Stores nothing, gives every sync its own UUID: for the many calls of the property below."""
+
+    def record(self, syncs: Sequence[Sync]) -> list[str]:
+        return [sync.uuid or sync.fresh for sync in syncs]
+
+
+TARGETS = st.builds(
+    lambda start, parts: start + "&".join(parts),
+    st.sampled_from(["/ibs:", "/sync?", "/", "", "http://h/ibs:", "//", "/ibs:dpid=12345&dpuuid=a&", "*"]),
+    st.lists(
+        st.builds(
+            lambda name, value: f"{name}={value}",
+            st.sampled_from(["dpid", "dpuuid", "d_uuid", "redir", "d_rtbd", "gdpr", "gpp", "idsync_return", "x"]),
+            st.sampled_from(["12345", "a", UUID, "https://dpm.demdex.net/", "json", "%", "%FF", "0", "%0d%0a"])
+            | st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=255), max_size=20),
+        )
+        | st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=255), max_size=20),
+        max_size=5,
+    ),
+)
+
+
+@given(target=TARGETS, identity=st.sampled_from(["mint", "audience-manager"]), cookie=st.text(max_size=20))
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_no_target_is_an_error_of_ours(target: str, identity: str, cookie: str) -> None:
+    app = create_app(settings(identity=identity), Keeps())  # type: ignore[arg-type]  # only record is used
+    status, headers, body = ask(app, target or "/", cookie=cookie)
+    assert status in {200, 302, 400, 404, 503}
+    assert (status == 302) is ("Location" in headers)
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Content-Length"] == str(len(body))
+    assert len(headers.getlist("X-Error")) <= 1

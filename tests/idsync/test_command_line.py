@@ -1,0 +1,193 @@
+"""`python -m idsync` as a process: answers on stdout, everything else on stderr, and the exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idsync import config
+from idsync.app import milliseconds_now
+from idsync.store import open_store
+from idsync.store.base import Sync
+from tests.endpoint import run_idsync
+from tests.idsync.samples import OTHER_UUID, UUID, configuration
+
+DAY = 86_400_000
+EARLIER = "00000000000000000000000000000000000001"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A configuration beside an empty store."""
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    return path
+
+
+def record(path: Path, *syncs: Sync) -> None:
+    with closing(open_store(config.load(path).store)) as store:
+        store.record(syncs)
+
+
+def answer(*arguments: str | Path) -> Any:
+    done = run_idsync(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout)
+
+
+def test_lookup(path: Path) -> None:
+    now = milliseconds_now() // 1000 * 1000
+    record(path, Sync(12345, "a&b", UUID, UUID, now - DAY), Sync(12345, "a&b", OTHER_UUID, UUID, now + 7))
+    found = answer("lookup", "crm", "a&b", "--config", path)
+    assert list(found) == ["data_source", "dpid", "customer_id", "devices"]
+    assert (found["data_source"], found["dpid"], found["customer_id"]) == ("crm", 12345, "a&b")
+    assert [device["uuid"] for device in found["devices"]] == [OTHER_UUID, UUID]
+    assert found["devices"][0]["last_seen"].endswith(".007Z")
+    assert found == answer("lookup", "--config", path, "12345", "a&b")
+
+
+def test_lookup_shows_the_time_in_utc(path: Path) -> None:
+    seen = (milliseconds_now() // DAY - 1) * DAY + 3 * 3_600_000 + 123
+    record(path, Sync(12345, "a", UUID, UUID, seen))
+    [device] = answer("lookup", "crm", "a", "--config", path)["devices"]
+    assert device["last_seen"][10:] == "T03:00:00.123Z"
+
+
+def test_lookup_of_a_stranger(path: Path) -> None:
+    record(path, Sync(12345, "a", UUID, UUID, milliseconds_now()))
+    for source, customer in (("crm", "A"), ("crm", "b"), ("shop", "a")):
+        assert answer("lookup", source, customer, "--config", path)["devices"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "customer", "told"),
+    [
+        ("crn", "a", "crm (12345), shop (777)"),
+        ("012345", "a", "no data source"),
+        ("crm", "", "empty or blank"),
+        ("crm", "a:b", "':'"),
+        ("crm", "a\tb", "a tab"),
+        ("crm", "x" * 513, "longer than 512 bytes"),
+        ("crm", b"\xff", "not valid UTF-8"),
+    ],
+)
+def test_lookup_of_what_can_not_be(path: Path, source: str, customer: str | bytes, told: str) -> None:
+    done = run_idsync("lookup", "--config", path, source, customer)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stats(path: Path) -> None:
+    now = milliseconds_now()
+    record(
+        path,
+        Sync(12345, "a", UUID, UUID, now),
+        Sync(12345, "a", OTHER_UUID, UUID, now),
+        Sync(12345, "b", UUID, UUID, now),
+        Sync(999, "c", UUID, UUID, now),
+    )
+    assert answer("stats", "--config", path) == {
+        "data_sources": [
+            {"name": "crm", "dpid": 12345, "customers": 2, "mappings": 3},
+            {"name": "shop", "dpid": 777, "customers": 0, "mappings": 0},
+            {"name": None, "dpid": 999, "customers": 1, "mappings": 1},
+        ],
+        "customers": 3,
+        "mappings": 4,
+    }
+
+
+def test_sweep(path: Path) -> None:
+    now = milliseconds_now()
+    record(path, Sync(12345, "a", UUID, UUID, now), Sync(12345, "b", EARLIER, UUID, now - 121 * DAY))
+    assert answer("sweep", "--config", path) == {"removed": 1}
+    assert answer("sweep", "--config", path) == {"removed": 0}
+    assert len(answer("lookup", "crm", "a", "--config", path)["devices"]) == 1
+
+
+COMMANDS = ("serve", "lookup crm a", "stats", "sweep")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    name = command.split()[0]
+    done = run_idsync(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Example:\n    python -m idsync {name}" in done.stdout
+    assert "--config PATH" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_wrong_configuration(command: str, tmp_path: Path) -> None:
+    """All faults at once, and nothing is started."""
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration(identity="guess", gdpr_default="perhaps"))
+    for given, told in ((path, "guess"), (path, "perhaps"), (tmp_path / "none.toml", "no such file")):
+        done = run_idsync(*command.split(), "--config", given)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["lookup"],
+        ["lookup", "crm"],
+        ["lookup", "crm", "a", "b"],
+        ["stats", "--no-such-option"],
+        ["serve", "--workers", "0"],
+        ["serve", "--workers", "two"],
+    ],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = run_idsync(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_bind(path: Path) -> None:
+    done = run_idsync("serve", "--config", path, "--bind", "8000")
+    assert done.returncode == 2
+    assert "HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["lookup crm a", "stats", "sweep"])
+def test_store_out_of_reach(command: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDSYNC_STORE__URL", "redis://someone:hunter2@127.0.0.1:1/0")
+    done = run_idsync(*command.split(), "--config", path)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "127.0.0.1:1" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_configuration_is_found_by_variable_and_by_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDSYNC_CONFIG", str(path))
+    assert answer("sweep") == {"removed": 0}
+    monkeypatch.delenv("IDSYNC_CONFIG")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.chdir(path.parent)
+    assert answer("sweep") == {"removed": 0}
+
+
+def test_a_closed_pipe_is_no_error(path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "idsync", "stats", "--config", path],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
