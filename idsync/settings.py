@@ -68,7 +68,7 @@ class Store(Table):
     password_file: ConfigPath | None = None
     mapping_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 120
     devices_per_customer: Annotated[int, Field(ge=1, le=1000)] = 100
-    buckets: Annotated[int, Field(ge=1, le=16_777_216)] = 32_768
+    buckets: Annotated[int, Field(ge=1, le=16_777_216)] = 16_384
 
 
 class Endpoint(Table):

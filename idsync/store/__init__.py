@@ -1,0 +1,17 @@
+"""Mapping stores: `open_store` chooses by the URL's scheme."""
+
+from idsync.settings import Store
+from idsync.store.base import MappingStore
+from idsync.store.redis import RedisStore
+from idsync.store.sqlite import SqliteStore
+
+DAY = 86_400_000  # milliseconds
+
+
+def open_store(settings: Store) -> MappingStore:
+    """A store that connects when it is first used, and again in every process that inherits it by a fork."""
+    lifetime = settings.mapping_ttl_days * DAY
+    if settings.url.startswith("sqlite:///"):
+        return SqliteStore(settings.url.removeprefix("sqlite:///"), lifetime, settings.devices_per_customer)
+    password = settings.password_file.read_text().strip() if settings.password_file else None
+    return RedisStore(settings.url, lifetime, settings.devices_per_customer, settings.buckets, password=password)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 
 from idsync.settings import S3Destination
 from reconcile.delivery.base import CONFLICT_MEND, conflict
@@ -46,7 +53,7 @@ class S3Delivery:
             raise DestinationRefused(
                 f"{where}: {error}", mend="give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
             ) from None
-        except HTTPClientError as error:  # no connection, time-out, connection cut
+        except (ConnectionError, HTTPClientError) as error:
             raise DestinationUnavailable(f"{where}: {error}", mend="the frozen files wait; run again later") from None
         except BotoCoreError as error:
             raise DestinationRefused(

@@ -1,0 +1,481 @@
+"""What every mapping store promises (`idsync.store.base.MappingStore`), on each kind of store."""
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from idsync import settings as configuration
+from idsync.errors import StoreMisconfigured, StoreUnavailable
+from idsync.store import DAY, open_store
+from idsync.store.base import EXPORT_SCHEMA, Count, Device, MappingStore, Sync
+from tests.servers import RedisServer, redis_server
+
+NOW = 1_790_000_000_000
+LIFETIME = 120 * DAY
+DPID = 12345
+TRICKY = [
+    "007",
+    "7",
+    "1e5",
+    "100000",
+    "User",
+    "USER",
+    "é",
+    "e\u0301",
+    "a b",
+    "Ж" * 256,
+    "1" * 38,
+    "0" * 38,
+]
+
+
+def uuid(number: int) -> str:
+    return str(number).zfill(38)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to open stores onto the same, at first empty, data."""
+
+    url: str
+    buckets: int = 64  # few, so that customers share them
+
+    def settings(self, **changes: object) -> configuration.Store:
+        store = configuration.Store(url=self.url, buckets=self.buckets, devices_per_customer=5)
+        return store.model_copy(update=changes)
+
+    def open(self, **changes: object) -> MappingStore:
+        return open_store(self.settings(**changes))
+
+
+@pytest.fixture(params=["sqlite", "redis", "cluster"])
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
+    if request.param == "sqlite":
+        return Kind(f"sqlite:///{tmp_path / 'deep' / 'idsync.db'}")
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("shared_redis")
+        with server.client() as client:
+            client.flushall()
+        return Kind(server.url)
+    nodes: list[RedisServer] = request.getfixturevalue("shared_cluster")
+    for node in nodes:
+        with node.client() as client:
+            client.flushall()
+    return Kind(f"redis+cluster://127.0.0.1:{nodes[0].port}")
+
+
+@pytest.fixture
+def store(kind: Kind) -> Iterator[MappingStore]:
+    opened = kind.open()
+    yield opened
+    opened.close()
+
+
+def sync(customer: str, device: int | None, seen: int = NOW, *, dpid: int = DPID, fresh: int = 99) -> Sync:
+    return Sync(dpid, customer, None if device is None else uuid(device), uuid(fresh), seen)
+
+
+def rows(
+    store: MappingStore, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
+) -> list[tuple[str, str, int]]:
+    found = []
+    for batch in store.export(DPID, NOW, customer_ids=customer_ids, latest_only=latest_only):
+        assert batch.schema == EXPORT_SCHEMA
+        batch.validate(full=True)
+        found += list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    return found
+
+
+# --- recording and looking up ----------------------------------------------------------------------------------------
+
+
+def test_an_empty_store_has_nothing(store: MappingStore) -> None:
+    assert store.devices(DPID, "c1", NOW) == []
+    assert rows(store) == rows(store, customer_ids=["c1"]) == []
+    assert store.count(NOW) == {}
+    assert store.sweep(NOW) == 0
+    assert store.record([]) == []
+    store.check()
+
+
+def test_what_is_recorded_is_found_latest_first(store: MappingStore) -> None:
+    assert store.record([sync("c1", 1, NOW - 2), sync("c1", 2, NOW - 1), sync("c2", 1)]) == [uuid(1), uuid(2), uuid(1)]
+    assert store.devices(DPID, "c1", NOW) == [Device(uuid(2), NOW - 1), Device(uuid(1), NOW - 2)]
+    assert store.devices(DPID, "c2", NOW) == [Device(uuid(1), NOW)]
+    assert store.devices(DPID + 1, "c1", NOW) == []
+    assert store.count(NOW) == {DPID: Count(customers=2, mappings=3)}
+
+
+def test_of_two_times_the_later_is_kept_whichever_comes_first(store: MappingStore) -> None:
+    store.record([sync("c1", 1, NOW - 5), sync("c1", 1, NOW - 9), sync("c1", 2, NOW - 7)])
+    store.record([sync("c2", 1, NOW - 9)])
+    store.record([sync("c2", 1, NOW - 5)])
+    assert store.devices(DPID, "c1", NOW) == [Device(uuid(1), NOW - 5), Device(uuid(2), NOW - 7)]
+    assert store.devices(DPID, "c2", NOW) == [Device(uuid(1), NOW - 5)]
+
+
+def test_equal_times_are_ordered_by_uuid(store: MappingStore) -> None:
+    order = [3, 1, 10**38 - 1, 2, 10**37]
+    store.record([sync("c1", device) for device in order])
+    assert [device.uuid for device in store.devices(DPID, "c1", NOW)] == [uuid(n) for n in sorted(order, reverse=True)]
+    assert rows(store, latest_only=True) == [("c1", uuid(10**38 - 1), NOW)]
+
+
+def test_the_oldest_devices_go_past_the_limit(store: MappingStore) -> None:
+    for device in range(1, 9):
+        store.record([sync("c1", device, NOW - 100 + device)])
+    store.record([sync("c1", 9, NOW - 500)])
+    assert [device.uuid for device in store.devices(DPID, "c1", NOW)] == [uuid(n) for n in (8, 7, 6, 5, 4)]
+    store.record([sync("c1", 1, NOW)])
+    assert [device.uuid for device in store.devices(DPID, "c1", NOW)] == [uuid(n) for n in (1, 8, 7, 6, 5)]
+    assert store.count(NOW) == {DPID: Count(customers=1, mappings=5)}
+
+
+unused_dpids = count(1_000_000)
+facts = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 8), st.integers(0, 30)), min_size=1, max_size=30)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(facts, st.randoms(use_true_random=False))
+def test_syncs_commute_and_can_be_repeated(
+    store: MappingStore, said: list[tuple[str, int, int]], order: random.Random
+) -> None:
+    """Every order, with repeats, ends where the plain definition says: the five latest of each pair's latest time."""
+    repeated = order.sample(said, len(said)) + order.sample(said, len(said))
+    dpids = (next(unused_dpids), next(unused_dpids))
+    for dpid, shuffled in zip(dpids, (said, repeated), strict=True):
+        for start in range(0, len(shuffled), 7):
+            store.record([sync(name, n, NOW - 60 + at, dpid=dpid) for name, n, at in shuffled[start : start + 7]])
+    for customer in "abc":
+        latest: dict[int, int] = {}
+        for name, number, at in said:
+            if name == customer:
+                latest[number] = max(latest.get(number, 0), NOW - 60 + at)
+        expected = sorted(((at, uuid(number)) for number, at in latest.items()), reverse=True)[:5]
+        for dpid in dpids:
+            assert store.devices(dpid, customer, NOW) == [Device(name, at) for at, name in expected]
+
+
+def test_ids_are_compared_byte_for_byte(store: MappingStore) -> None:
+    store.record([sync(customer, number) for number, customer in enumerate(TRICKY)])
+    for number, customer in enumerate(TRICKY):
+        assert store.devices(DPID, customer, NOW) == [Device(uuid(number), NOW)]
+    expected = sorted((customer, uuid(number), NOW) for number, customer in enumerate(TRICKY))
+    assert sorted(rows(store)) == expected
+    assert sorted(rows(store, customer_ids=TRICKY)) == expected
+    assert rows(store, customer_ids=["user", "0007", " 7", "7 "]) == []
+
+
+# --- a UUID for a customer -------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_customer_gets_the_fresh_uuid_and_keeps_it(store: MappingStore) -> None:
+    assert store.record([sync("c1", None, NOW - 2, fresh=7)]) == [uuid(7)]
+    assert store.record([sync("c1", None, NOW - 1, fresh=8)]) == [uuid(7)]
+    assert store.devices(DPID, "c1", NOW) == [Device(uuid(7), NOW - 1)]
+
+
+def test_a_known_customer_gets_the_latest_uuid(store: MappingStore) -> None:
+    store.record([sync("c1", 1, NOW - 3), sync("c1", 2, NOW - 2)])
+    assert store.record([sync("c1", None, NOW, fresh=8)]) == [uuid(2)]
+    assert store.record([sync("c2", None, NOW, fresh=8), sync("c2", None, NOW, fresh=9)]) == [uuid(8), uuid(8)]
+
+
+def test_racing_processes_agree_on_the_uuid_of_a_new_customer(kind: Kind) -> None:
+    """Eight connections, twenty new customers each asks for at once."""
+    stores = [kind.open() for _ in range(8)]
+    with ThreadPoolExecutor(len(stores)) as pool:
+        for customer in range(20):
+            asked = [
+                pool.submit(each.record, [sync(f"new{customer}", None, fresh=100 + number)])
+                for number, each in enumerate(stores)
+            ]
+            assert len({answer.result()[0] for answer in asked}) == 1
+    assert stores[0].count(NOW) == {DPID: Count(20, 20)}
+    for each in stores:
+        each.close()
+
+
+def test_many_writers_lose_nothing(kind: Kind) -> None:
+    def write(number: int) -> None:
+        own = kind.open()
+        for at in range(40):
+            own.record([sync(f"c{at}", number + 1, NOW - at), sync(f"own{number}-{at}", 1)])
+        own.close()
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(write, range(5)))
+    store = kind.open()
+    assert store.count(NOW) == {DPID: Count(customers=40 + 200, mappings=40 * 5 + 200)}
+    store.close()
+
+
+def test_an_answered_sync_survives_the_death_of_its_process(kind: Kind) -> None:
+    """The child records, tells so, and is killed -9 by itself before it could close anything."""
+    program = (
+        "import os, signal, sys\n"
+        "from idsync.settings import Store\n"
+        "from idsync.store import open_store\n"
+        "from idsync.store.base import Sync\n"
+        "store = open_store(Store(url=sys.argv[1], buckets=64))\n"
+        f"store.record([Sync({DPID}, 'c1', '{uuid(1)}', '', {NOW})])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, kind.url], check=False, timeout=60)
+    assert ended.returncode == -9
+    store = kind.open()
+    assert store.devices(DPID, "c1", NOW) == [Device(uuid(1), NOW)]
+    store.close()
+
+
+def test_a_store_opened_before_a_fork_works_on_both_sides(store: MappingStore) -> None:
+    store.record([sync("before", 1)])
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            store.record([sync("child", 2)])
+            code = 0 if store.devices(DPID, "before", NOW) else 1
+        finally:
+            os._exit(code)
+    store.record([sync("parent", 3)])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert {row[0] for row in rows(store)} == {"before", "child", "parent"}
+
+
+# --- lifetime --------------------------------------------------------------------------------------------------------
+
+
+def test_past_its_lifetime_a_mapping_is_invisible_before_any_sweep(store: MappingStore) -> None:
+    store.record([sync("c1", 1, NOW - LIFETIME), sync("c2", 2, NOW - LIFETIME + 1), sync("c3", 3, NOW - LIFETIME)])
+    store.record([sync("c3", 4, NOW - 5)])
+    assert store.devices(DPID, "c1", NOW) == []
+    assert store.devices(DPID, "c3", NOW) == [Device(uuid(4), NOW - 5)]
+    for only in (False, True):
+        assert sorted(rows(store, latest_only=only)) == [("c2", uuid(2), NOW - LIFETIME + 1), ("c3", uuid(4), NOW - 5)]
+        assert rows(store, customer_ids=["c1", "c2"], latest_only=only) == [("c2", uuid(2), NOW - LIFETIME + 1)]
+    assert store.count(NOW) == {DPID: Count(2, 2)}
+    assert store.record([sync("c1", None, NOW, fresh=50)]) == [uuid(50)]
+
+
+def test_a_sync_starts_the_lifetime_again(store: MappingStore) -> None:
+    store.record([sync("c1", 1, NOW - LIFETIME), sync("c2", 1, NOW - LIFETIME)])
+    store.record([sync("c1", 1, NOW - 1)])
+    assert store.devices(DPID, "c1", NOW) == [Device(uuid(1), NOW - 1)]
+    assert store.devices(DPID, "c1", NOW + LIFETIME - 2) == [Device(uuid(1), NOW - 1)]
+    assert store.devices(DPID, "c1", NOW + LIFETIME - 1) == []
+
+
+def test_the_sweep_removes_exactly_what_has_expired(store: MappingStore) -> None:
+    store.record([sync(f"old{number}", number, NOW - LIFETIME - number) for number in range(500)])
+    store.record([sync(f"new{number}", number, NOW - LIFETIME + 1 + number) for number in range(500)])
+    store.record([sync("both", 1, NOW - LIFETIME), sync("both", 2, NOW), sync("other", 3, NOW - LIFETIME, dpid=7)])
+    assert store.sweep(NOW) == 502
+    earlier = NOW - LIFETIME  # when all of them were visible
+    assert store.count(earlier) == {DPID: Count(501, 501)}
+    assert store.devices(DPID, "both", earlier) == [Device(uuid(2), NOW)]
+    assert store.sweep(NOW) == 0
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_crosses_batches_without_loss(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Customers with several devices straddle borders of every kind."""
+    monkeypatch.setattr("idsync.store.sqlite._BATCH_ROWS", 7)
+    monkeypatch.setattr("idsync.store.sqlite._SUBSET_CUSTOMERS", 7)
+    monkeypatch.setattr("idsync.store.redis._BATCH_ROWS", 7)
+    monkeypatch.setattr("idsync.store.redis._PIPELINE", 3)
+    monkeypatch.setattr("idsync.store.redis._SUBSET_PIPELINE", 3)
+    store = kind.open()
+    chance = random.Random(1)
+    expected = {}
+    for number in range(120):
+        devices = [(NOW - at, uuid(chance.randrange(10**38))) for at in range(chance.choice([1, 1, 1, 2, 5]))]
+        chance.shuffle(devices)
+        expected[f"c{number}"] = sorted(devices, reverse=True)
+        store.record([Sync(DPID, f"c{number}", name, "", at) for at, name in devices])
+    for wanted in (None, list(expected), list(expected)[20:60]):
+        names = expected if wanted is None else wanted
+        got = rows(store, customer_ids=wanted)
+        by_customer: dict[str, list[tuple[int, str]]] = {}
+        for customer, name, at in got:
+            by_customer.setdefault(customer, []).append((at, name))
+        assert by_customer == {customer: expected[customer] for customer in names}
+        together = [customer for index, (customer, *_) in enumerate(got) if index == 0 or got[index - 1][0] != customer]
+        assert len(together) == len(names)  # the rows of a customer are adjacent
+        latest = rows(store, customer_ids=wanted, latest_only=True)
+        assert sorted(latest) == sorted((customer, *reversed(expected[customer][0])) for customer in names)
+    store.close()
+
+
+def test_an_export_has_everything_recorded_before_it_while_others_write(kind: Kind) -> None:
+    store, writer = kind.open(), kind.open()
+    before = {f"c{number}" for number in range(3000)}
+    store.record([sync(customer, 1, NOW - 9) for customer in before])
+    got = set()
+    for batch in store.export(DPID, NOW):
+        got |= set(batch.column("customer_id").to_pylist())
+        writer.record([sync(f"later{len(got)}", 2), sync("c1", 3)])
+    assert before <= got
+    store.close()
+    writer.close()
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+OPERATIONS: dict[str, Callable[[MappingStore], object]] = {
+    "record": lambda store: store.record([sync("c1", 1)]),
+    "devices": lambda store: store.devices(DPID, "c1", NOW),
+    "export": lambda store: list(store.export(DPID, NOW)),
+    "subset": lambda store: list(store.export(DPID, NOW, customer_ids=["c1"])),
+    "sweep": lambda store: store.sweep(NOW),
+    "count": lambda store: store.count(NOW),
+    "check": lambda store: store.check(),
+}
+
+
+@pytest.fixture(params=["redis", "cluster", "folder", "file"])
+def unreachable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MappingStore]:
+    (tmp_path / "file").write_text("in the way")
+    urls = {
+        "redis": "redis://127.0.0.1:1/0",
+        "cluster": "redis+cluster://127.0.0.1:1",
+        "folder": f"sqlite:///{tmp_path}",
+        "file": f"sqlite:///{tmp_path / 'file' / 'idsync.db'}",
+    }
+    opened = Kind(urls[request.param]).open()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_store_out_of_reach_says_so_at_every_operation(unreachable: MappingStore, operation: str) -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        OPERATIONS[operation](unreachable)
+    assert caught.value.mend
+    assert caught.value.exit_status == 75
+
+
+def test_redis_that_stops_and_comes_back(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        store = Kind(server.url).open()
+        store.record([sync("c1", 1)])
+        server.stop()
+        for operation in OPERATIONS.values():
+            with pytest.raises(StoreUnavailable):
+                operation(store)
+        server.start()
+        assert store.devices(DPID, "c1", NOW) == [Device(uuid(1), NOW)]
+        store.record([sync("c2", 2)])  # the scripts are unknown to the new process
+        store.check()
+        store.close()
+
+
+def test_redis_that_takes_no_writes(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server, server.client() as client:
+        store = Kind(server.url).open()
+        store.record([sync("c1", 1)])
+        client.config_set("maxmemory", "1")
+        for operation in ("record", "check"):
+            with pytest.raises(StoreUnavailable, match="memory"):
+                OPERATIONS[operation](store)
+        client.config_set("maxmemory", "0")
+        client.replicaof("127.0.0.1", "1")
+        for operation in ("record", "check"):
+            with pytest.raises(StoreUnavailable, match="read only"):
+                OPERATIONS[operation](store)
+        store.close()
+
+
+def test_a_wrong_password_is_told_without_showing_it(tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis", "--requirepass", "correct-horse") as server:
+        right = tmp_path / "password"
+        right.write_text("correct-horse\n")
+        kind = Kind(server.url)
+        with_file = kind.open(password_file=right)
+        with_file.record([sync("c1", 1)])
+        with_file.close()
+        for broken in (kind, Kind(server.url.replace("//", "//user:staple-battery@"))):
+            store = broken.open()
+            with pytest.raises(StoreMisconfigured) as caught:
+                store.record([sync("c1", 1)])
+            assert "staple" not in str(caught.value)
+            assert "password" in caught.value.mend
+            store.close()
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_another_number_of_buckets_is_refused(
+    shared_redis: RedisServer, shared_cluster: list[RedisServer], cluster: bool
+) -> None:
+    url = f"redis+cluster://127.0.0.1:{shared_cluster[0].port}" if cluster else shared_redis.url
+    for server in [shared_redis, *shared_cluster]:
+        with server.client() as client:
+            client.flushall()
+    first = Kind(url).open()
+    first.record([sync("c1", 1)])
+    first.close()
+    second = replace(Kind(url), buckets=128).open()
+    with pytest.raises(StoreMisconfigured, match=r"made with 64 buckets, but store.buckets is 128"):
+        second.record([sync("c1", 1)])
+    second.close()
+
+
+def test_redis_emptied_under_a_running_process_is_usable_and_knows_its_data_sources(shared_redis: RedisServer) -> None:
+    with shared_redis.client() as client:
+        client.flushall()
+        store = Kind(shared_redis.url).open()
+        store.record([sync("c1", 1)])
+        client.flushall()
+        client.script_flush()
+        store.record([sync("c2", 2)])
+        assert store.count(NOW) == {DPID: Count(1, 1)}
+        other = replace(Kind(shared_redis.url), buckets=128).open()
+        with pytest.raises(StoreMisconfigured):
+            other.check()
+        store.close()
+        other.close()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "idsync.db"
+    path.write_bytes(b"certainly not a database, but long enough to be one" * 100)
+    with pytest.raises(StoreMisconfigured, match="not a database"):
+        Kind(f"sqlite:///{path}").open().check()
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    store = Kind(f"sqlite:///{tmp_path / 'idsync.db'}").open()
+    store.check()
+    store.close()
+    with sqlite3.connect(tmp_path / "idsync.db") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreMisconfigured, match="newer version"):
+        store.check()
+
+
+def test_a_sync_waits_for_another_writer_for_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idsync.store.sqlite._BUSY_SECONDS", 0.05)
+    store = Kind(f"sqlite:///{tmp_path / 'idsync.db'}").open()
+    store.check()
+    other = sqlite3.connect(tmp_path / "idsync.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.record([sync("c1", 1)])
+    other.execute("COMMIT")
+    other.close()
+    store.record([sync("c1", 1)])
+    store.close()
