@@ -117,7 +117,7 @@ COMMANDS = ("serve", "lookup crm a", "stats", "sweep")
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command: str) -> None:
-    name = command.split()[0]
+    name = command.split(maxsplit=1)[0]
     done = run_idsync(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Example:\n    python -m idsync {name}" in done.stdout

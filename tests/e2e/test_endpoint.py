@@ -1,0 +1,294 @@
+"""The endpoint as it is run: `python -m idsync serve`, gunicorn and a SQLite store, over real sockets."""
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Barrier
+from urllib.parse import quote, unquote
+
+import pytest
+
+from idsync import config
+from idsync.app import milliseconds_now
+from idsync.store import open_store
+from idsync.store.base import Device
+from tests.endpoint import Endpoint, run_idsync, serving
+from tests.idsync.samples import OTHER_UUID, UUID, configuration
+
+PIXEL = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"  # 43 bytes
+)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("endpoint") / "idsync.toml"
+    path.write_text(configuration())
+    return path
+
+
+@pytest.fixture(scope="module")
+def endpoint(path: Path) -> Iterator[Endpoint]:
+    with serving(path) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def asking_audience_manager(tmp_path: Path) -> Iterator[Endpoint]:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration(identity="audience-manager"))
+    with serving(path, "--workers", "1") as endpoint:
+        yield endpoint
+
+
+def devices(path: Path, customer_id: str) -> list[Device]:
+    with closing(open_store(config.load(path).store)) as store:
+        return store.devices(12345, customer_id, milliseconds_now())
+
+
+def test_pixel(endpoint: Endpoint, path: Path) -> None:
+    answer = endpoint.get("/ibs:dpid=12345&dpuuid=pixel")
+    assert (answer.status, answer.body) == (200, PIXEL)
+    assert len(PIXEL) == 43
+    assert answer.header("Content-Type") == "image/gif"
+    assert answer.header("Cache-Control") == "no-store"
+    [device] = devices(path, "pixel")
+    assert answer.header("Set-Cookie") == (
+        f"idsync={device.uuid}; Path=/; Max-Age=10368000; Secure; HttpOnly; SameSite=None"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "customer"),
+    [
+        ("/ibs:dpid=12345&dpuuid=a%26b%3dc", "a&b=c"),
+        ("/sync?dpid=12345&dpuuid=q%26b%3Fc", "q&b?c"),
+        ("/ibs:dpid=12345&dpuuid=a+b%20c", "a+b c"),
+        ("/sync?dpid=12345&dpuuid=q+b%20c", "q+b c"),
+        ("/ibs:dpid=12345&dpuuid=a//b/../c/./%2e%2e", "a//b/../c/./.."),
+        ("/ibs:dpid=12345&dpuuid=007", "007"),
+        ("/ibs:dpid=12345&dpuuid=1e5", "1e5"),
+        ("/ibs:dpid=12345&dpuuid=%F0%9F%98%80", "\U0001f600"),
+        ("http://elsewhere.example/ibs:dpid=12345&dpuuid=absolute%26form", "absolute&form"),
+    ],
+)
+def test_customer_ids_arrive_byte_for_byte(endpoint: Endpoint, path: Path, target: str, customer: str) -> None:
+    assert endpoint.get(target).status == 200
+    assert len(devices(path, customer)) == 1
+
+
+def test_a_uuid_keeps_its_leading_zero(endpoint: Endpoint, path: Path) -> None:
+    answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=zero&d_uuid={UUID}&d_rtbd=json", f"Cookie: idsync={OTHER_UUID}")
+    assert UUID.startswith("0")
+    assert json.loads(answer.body) == {"uuid": UUID, "stored": 1, "errors": []}
+    assert answer.header("Set-Cookie") is None
+    found = json.loads(run_idsync("lookup", "--config", path, "crm", "zero").stdout)
+    assert [device["uuid"] for device in found["devices"]] == [UUID]
+
+
+def test_location_is_what_was_checked(endpoint: Endpoint) -> None:
+    redir = "https://dpm.demdex.net/ibs:dpid=1&dpuuid=${DD_UUID}&redir=https%3A%2F%2Fx%2F%24%7BDD_UUID%7D#{|}"
+    answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=l&d_uuid={UUID}&redir={quote(redir, safe='')}")
+    assert (answer.status, answer.body) == (302, b"")
+    assert answer.header("Location") == redir.replace("${DD_UUID}", UUID)
+
+
+def test_redir_not_allowed(endpoint: Endpoint, path: Path) -> None:
+    for redir in (
+        "https%3A%2F%2Fevil.example%2F",
+        "%2F%09%2Fevil.example",
+        "https%3A%2F%2Fevil.example%5C@dpm.demdex.net",
+    ):
+        answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=evil&redir={redir}")
+        assert answer.status == 400
+        assert answer.header("Location") is None
+    assert devices(path, "evil") == []
+
+
+def test_refusals_carry_their_codes(endpoint: Endpoint) -> None:
+    for target, x_error in (
+        ("/ibs:", "104"),
+        ("/ibs:dpid=12345&dpuuid=a:b", "300"),
+        ("/ibs:dpid=54321&dpuuid=a", "302"),
+        ("/ibs:dpid=12345&dpuuid=%FF", "311"),
+        ("/ibs:dpid=12345&dpuuid=a&d_uuid=1", "102"),
+    ):
+        answer = endpoint.get(target)
+        assert (answer.status, answer.header("X-Error")) == (400, x_error)
+        assert json.loads(answer.body)["errors"][0]["code"] == int(x_error)
+
+
+def test_consent_denied(endpoint: Endpoint, path: Path) -> None:
+    for target, header in (("", "Sec-GPC: 1"), ("&gdpr=1&gdpr_consent=CA", "X: y")):
+        redir = quote("https://dpm.demdex.net/?u=${DD_UUID}&v=1", safe="")
+        answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=denied{target}&redir={redir}", header)
+        assert (answer.status, answer.header("X-Error")) == (302, "315")
+        assert answer.header("Location") == "https://dpm.demdex.net/?u=&v=1"
+        assert answer.header("Set-Cookie") is None
+    assert devices(path, "denied") == []
+
+
+def test_concurrent_calls_of_a_new_customer_agree_on_one_uuid(endpoint: Endpoint, path: Path) -> None:
+    start = Barrier(8)
+
+    def call(customer: int) -> str:
+        start.wait()
+        answer = endpoint.get(f"/sync?dpid=12345&dpuuid=new-{customer}&d_rtbd=json")
+        return str(json.loads(answer.body)["uuid"])
+
+    with ThreadPoolExecutor(8) as pool:
+        for customer in range(5):
+            uuids = set(pool.map(call, [customer] * 8))
+            assert len(uuids) == 1
+            assert [device.uuid for device in devices(path, f"new-{customer}")] == list(uuids)
+
+
+def test_a_connection_is_kept(endpoint: Endpoint) -> None:
+    request = b"GET /ibs:dpid=12345&dpuuid=kept HTTP/1.1\r\nHost: h\r\n\r\n"
+    with endpoint.connect() as connection:
+        for _ in range(3):
+            connection.send(request)
+            assert connection.receive().body == PIXEL
+
+
+def test_head(endpoint: Endpoint) -> None:
+    answer = endpoint.get("/ibs:dpid=12345&dpuuid=head", method="HEAD")
+    assert (answer.status, answer.header("Content-Length"), answer.body) == (200, "43", b"")
+
+
+def test_small_routes(endpoint: Endpoint) -> None:
+    assert endpoint.get("/healthz").status == 200
+    assert json.loads(endpoint.get("/readyz").body) == {"ready": True}
+    assert b"Disallow: /" in endpoint.get("/robots.txt").body
+    assert endpoint.get("/").status == 404
+    answer = endpoint.get("/ibs:dpid=12345&dpuuid=x", method="POST")
+    assert (answer.status, answer.header("Allow")) == (405, "GET, HEAD")
+
+
+def test_a_long_line_is_served_up_to_the_limit(endpoint: Endpoint) -> None:
+    fixed = len("GET /ibs:dpid=12345&dpuuid=long&pad= HTTP/1.1")
+    for length, status in ((8190, 200), (8300, 414)):
+        answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=long&pad={'x' * (length - fixed)}")
+        assert answer.status == status
+        assert answer.header("Cache-Control") == "no-store"
+
+
+def test_the_round_trip_through_audience_manager(asking_audience_manager: Endpoint) -> None:
+    """Our side of it: what the browser is sent to, read as Audience Manager reads it, and what it brings back."""
+    redir = "https://dpm.demdex.net/end?u=${DD_UUID}"
+    target = f"/ibs:dpid=12345&dpuuid=r%26t&redir={quote(redir, safe='')}"
+    answer = asking_audience_manager.get(target, f"Cookie: idsync={OTHER_UUID}")
+    location = answer.header("Location") or ""
+    sent = re.fullmatch(r"https://dpm\.demdex\.net/ibs:dpid=12345&dpuuid=r%26t&redir=([^&]*)", location)
+    assert sent is not None
+    back = unquote(sent[1]).removeprefix("https://sync.example.com")
+    for uuid, status in ((UUID, 302), ("", 400)):
+        answer = asking_audience_manager.get(back.replace("${DD_UUID}", uuid))
+        assert answer.status == status
+        assert answer.header("Set-Cookie") is None
+        assert answer.header("Location") == (f"https://dpm.demdex.net/end?u={UUID}" if uuid else None)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_lets_a_request_in_flight_finish(path: Path, workers: str) -> None:
+    with serving(path, "--workers", workers) as endpoint, endpoint.connect() as connection:
+        connection.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert connection.receive().status == 200  # a worker has this connection
+        connection.send(b"GET /ibs:dpid=12345&dpuuid=in-flight HTTP/1.1\r\n")
+        endpoint.process.send_signal(signal.SIGTERM)
+        endpoint.wait_for("Handling signal: term")
+        connection.send(b"Host: h\r\n\r\n")
+        assert connection.receive().body == PIXEL
+        status, _ = endpoint.stop()
+    assert status == 0
+    assert len(devices(path, "in-flight")) == 1
+
+
+def test_an_answer_outlives_the_processes(path: Path) -> None:
+    with serving(path) as endpoint:
+        uuid = json.loads(endpoint.get("/sync?dpid=12345&dpuuid=killed&d_rtbd=json").body)["uuid"]
+        endpoint.kill()
+    assert [device.uuid for device in devices(path, "killed")] == [uuid]
+
+
+def test_nothing_of_a_request_is_printed(tmp_path: Path) -> None:
+    """Whatever comes in, well formed or not, answered or failed: neither targets nor headers reach the log."""
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    secret = "4711sesame"
+    with serving(path) as endpoint:
+        assert endpoint.get(f"/ibs:dpid=12345&dpuuid={secret}").status == 200
+        redir = quote(f"https://dpm.demdex.net/{secret}", safe="")
+        assert endpoint.get(f"/ibs:dpid=12345&dpuuid={secret}&redir={redir}").status == 302
+        for target in (f"/{secret}?{secret}", f"/healthz/{secret}", f"/ibs:dpid=12345&dpuuid={secret}%FF"):
+            assert endpoint.get(target).status in {400, 404}
+        for request, status in (
+            (f"GET /ibs:dpuuid={secret}\x01 HTTP/1.1\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret}\xe9 HTTP/1.1\r\n\r\n", 400),
+            (f"GET {secret} HTTP/1.1\r\n\r\n", 400),
+            (f"GET http://[{secret}/ibs: HTTP/1.1\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/{secret}\r\n\r\n", 400),
+            (f"get{secret} /ibs:dpuuid={secret} HTTP/1.1\r\n\r\n", 400),
+            (f"{secret}\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\n{secret} x: {secret}\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nCookie: idsync={secret}\x00\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nCookie: {secret}\r\n {secret}\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nContent-Length: {secret}\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nTransfer-Encoding: {secret}\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nExpect: {secret}\r\n\r\n", 417),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nHost: a\r\nHost: {secret}\r\n\r\n", 400),
+            (f"GET /ibs:dpid=12345&dpuuid={secret} HTTP/1.1\r\nHost: h\r\nSCRIPT_NAME: /{secret}\r\n\r\n", 200),
+            (f"GET /ibs:{secret * 900} HTTP/1.1\r\n\r\n", 414),
+            (f"GET /ibs: HTTP/1.1\r\nCookie: {secret * 900}\r\n\r\n", 431),
+        ):
+            with endpoint.connect() as connection:
+                connection.send(request.encode("latin-1"))
+                answer = connection.receive()
+            assert answer.status == status, request
+            assert answer.header("Cache-Control") == "no-store"
+            assert secret.encode() not in answer.body
+        with endpoint.connect() as connection:
+            connection.send(f"GET /ibs:dpuuid={secret}".encode())  # … and goes away
+        status, output = endpoint.stop()
+    assert status == 0
+    assert "Refused a request" in output
+    assert secret not in output
+    assert "/ibs:" not in output
+
+
+def test_a_store_that_can_never_work_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    (tmp_path / "idsync.db").write_bytes(b"not a database" * 100)
+    done = run_idsync("serve", "--config", path, "--bind", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert "idsync.db" in done.stderr
+
+
+def test_the_endpoint_starts_though_the_store_is_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDSYNC_STORE__URL", "redis://someone:hunter2@127.0.0.1:1/0")
+    with serving(path, "--workers", "1") as endpoint:
+        assert endpoint.get("/healthz").status == 200
+        answer = endpoint.get("/ibs:dpid=12345&dpuuid=4711sesame")
+        assert (answer.status, answer.header("Set-Cookie")) == (503, None)
+        assert answer.header("Retry-After") is not None
+        answer = endpoint.get("/readyz")
+        assert answer.status == 503
+        assert "127.0.0.1:1" in json.loads(answer.body)["reason"]
+        assert b"hunter2" not in answer.body
+        status, output = endpoint.stop()
+    assert status == 0
+    assert "/readyz tells" in output
+    assert "hunter2" not in output
+    assert "4711sesame" not in output
+
+
+def test_an_address_in_use_stops_the_start(endpoint: Endpoint, path: Path) -> None:
+    done = run_idsync("serve", "--config", path, "--bind", f"127.0.0.1:{endpoint.port}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "can't listen on" in done.stderr
+    assert "Traceback" not in done.stderr
