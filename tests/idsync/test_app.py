@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 from werkzeug.test import create_environ, run_wsgi_app
 
+from idsync import wsgi
 from idsync.app import create_app
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.reply import PIXEL
 from idsync.store import open_store
 from idsync.store.base import MappingStore, Sync
-from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, settings
+from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, configuration, settings
 
 
 def ask(app: Flask, target: str, *, method: str = "GET", **headers: str) -> tuple[int, Headers, bytes]:
@@ -213,3 +214,10 @@ def test_no_target_is_an_error_of_ours(target: str, identity: str, cookie: str) 
     assert headers["Cache-Control"] == "no-store"
     assert headers["Content-Length"] == str(len(body))
     assert len(headers.getlist("X-Error")) <= 1
+
+
+def test_the_factory_for_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    monkeypatch.setenv("IDSYNC_CONFIG", str(path))
+    assert ask(wsgi.app(), "/ibs:dpid=12345&dpuuid=a")[0] == 200

@@ -93,6 +93,8 @@ REFUSED = [
     "https://good.example%40evil.example/",
     "https://@good.example/",
     "https://user:word@good.example/",
+    "https://user@a.wide.example/",
+    "https://evil.example@a.wide.example/",
     "https://good.example:@evil.example/",
     "https://evil.example\\@good.example/",
     "https://evil.example/\\@good.example",
