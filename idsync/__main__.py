@@ -1,69 +1,33 @@
 """The command line: `python -m idsync`. Answers are JSON on stdout; everything else goes to stderr."""
 
 import json
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 
 from idsync import config, ids
 from idsync.app import create_app, milliseconds_now
+from idsync.cli import command, group
 from idsync.decision import CUSTOMER_ID_EXPLANATIONS
-from idsync.errors import IdsyncError, StoreUnavailable, UsageError
+from idsync.errors import StoreUnavailable, UsageError
 from idsync.settings import DataSource, Endpoint, Settings
 from idsync.store import open_store
 from idsync.store.base import Count, Device, MappingStore
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-class _Commands(click.Group):
-    """Ends with an error's own exit status and no traceback; a reader that closes the pipe has read enough."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except IdsyncError as error:
-            click.echo(f"idsync: {error}", err=True)
-            ctx.exit(error.exit_status)
-        except BrokenPipeError:
-            # What is left in the buffer would raise once more when Python flushes at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
+cli = group("idsync", "Receives customer-ID syncs from a website and keeps them; see also `python -m reconcile`.")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def cli() -> None:
-    """Receives customer-ID syncs from a website and keeps them; see also `python -m reconcile`."""
-
-
-def _command(example: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A subcommand with --config, and `example` at the end of its help."""
-
-    def register(function: Callable[..., None]) -> click.Command:
-        option = click.option(
-            "--config",
-            "config_path",
-            type=click.Path(path_type=Path),
-            metavar="PATH",
-            help="Configuration file; default: $IDSYNC_CONFIG, else ./idsync.toml.",
-        )
-        return cli.command(epilog=f"\b\nExample:\n  {example}")(option(function))
-
-    return register
-
-
-@_command("python -m idsync serve --config idsync.toml --bind 0.0.0.0:8000 --workers 2")
+@command(cli, "python -m idsync serve --config idsync.toml --bind 0.0.0.0:8000 --workers 2")
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen; unix:PATH too. Default: endpoint.bind.")
 @click.option("--workers", type=click.IntRange(1, 256), metavar="N", help="Processes. Default: endpoint.workers.")
 def serve(config_path: Path | None, bind: str | None, workers: int | None) -> None:
-    """Serve the endpoint in the foreground; SIGTERM lets calls in flight finish."""
+    """Serve the endpoint in the foreground. SIGTERM lets calls in flight finish."""
     from idsync import server  # noqa: PLC0415  gunicorn's import is a tenth of a second that no other command needs
 
     settings = config.load(config_path)
@@ -77,7 +41,7 @@ def serve(config_path: Path | None, bind: str | None, workers: int | None) -> No
     )
 
 
-@_command("python -m idsync lookup crm user-4711")
+@command(cli, "python -m idsync lookup crm user-4711")
 @click.argument("data_source")
 @click.argument("customer_id")
 def lookup(config_path: Path | None, data_source: str, customer_id: str) -> None:
@@ -97,7 +61,7 @@ def lookup(config_path: Path | None, data_source: str, customer_id: str) -> None
     )
 
 
-@_command("python -m idsync stats | jq .mappings")
+@command(cli, "python -m idsync stats | jq .mappings")
 def stats(config_path: Path | None) -> None:
     """Customers and mappings of each data source, and in all."""
     settings = config.load(config_path)
@@ -106,7 +70,7 @@ def stats(config_path: Path | None) -> None:
     _print(_statistics(settings, counts))
 
 
-@_command("python -m idsync sweep")
+@command(cli, "python -m idsync sweep")
 def sweep(config_path: Path | None) -> None:
     """Remove mappings past their lifetime; run it daily. They are invisible from that moment, swept or not."""
     with _opened(config.load(config_path)) as store:
