@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from idsync.ids import UUID_DIGITS
 from idsync.store.base import Device
+from idsync.store.batches import texts_of
 
 TIME_BYTES = 6
 ENTRY_BYTES = 25
@@ -59,5 +60,4 @@ def unpack_times(values: bytes) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 def unpack_uuids(values: bytes) -> pa.StringArray:
     """UUIDs of entries that stand back to back, as one Arrow column."""
     text = _DIGITS[np.frombuffer(values, _ENTRY)["uuid"]]
-    offsets = np.arange(len(text) + 1, dtype=np.int32) * UUID_DIGITS
-    return pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text))
+    return texts_of(text, UUID_DIGITS)

@@ -20,6 +20,7 @@ from idsync import config
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.store import codec
 from idsync.store.base import EXPORT_SCHEMA, Count, Device, Sync
+from idsync.store.batches import texts
 
 META = "ids:meta"  # hash: the number of buckets, for ever
 DPIDS = "ids:dpids"  # set: the data sources that have buckets
@@ -118,12 +119,14 @@ class RedisStore:
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
         with self._errors():
-            # with every call, not once a process: Redis may have been emptied since
-            commands: list[tuple[Any, ...]] = [("HSETNX", META, "buckets", self._buckets)]
+            # Both with every call, not once a process: Redis may have been emptied, and by now be somebody else's.
+            commands: list[tuple[Any, ...]] = [("HGET", META, "buckets")]
             commands += [("SADD", DPIDS, dpid) for dpid in {sync.dpid for sync in syncs}]
             first = len(commands)
             commands += [self._record_command(sync) for sync in syncs]
-            return [bytes(uuid).hex() for uuid in self._pipeline(commands)[first:]]
+            answers = self._pipeline(commands)
+            self._agree(self._client(), answers[0])
+            return [bytes(uuid).hex() for uuid in answers[first:]]
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
         with self._errors():
@@ -243,17 +246,22 @@ class RedisStore:
 
     def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers, in order. Scripts that a server has not seen yet are sent whole."""
+        answers = self._execute(commands)
+        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError)]
+        if unknown:
+            whole = [("EVAL", _SCRIPTS[commands[at][1]], *commands[at][2:]) for at in unknown]
+            for at, answer in zip(unknown, self._execute(whole), strict=True):
+                answers[at] = answer
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         with self._client().pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
-            answers = pipeline.execute(raise_on_error=False)
-        for index, answer in enumerate(answers):
-            if isinstance(answer, redis.exceptions.NoScriptError):
-                _, sha, *rest = commands[index]
-                answers[index] = self._client().execute_command("EVAL", _SCRIPTS[sha], *rest)
-            elif isinstance(answer, Exception):
-                raise answer
-        return list(answers)
+            return list(pipeline.execute(raise_on_error=False))
 
     # --- connection ------------------------------------------------------------------------------------------------
 
@@ -261,16 +269,28 @@ class RedisStore:
         """This process's client; a socket must not cross a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             client = self._connect()
-            client.hsetnx(META, "buckets", self._buckets)
-            buckets = int(client.hget(META, "buckets"))
-            if buckets != self._buckets:
+            try:
+                self._agree(client, client.hget(META, "buckets"))
+            except BaseException:
                 client.close()
-                raise StoreMisconfigured(
-                    f"store {self._shown}: was made with {buckets} buckets, but store.buckets is {self._buckets}",
-                    mend=f"set store.buckets = {buckets}; it can't change while the store holds mappings",
-                )
+                raise
             self._opened = os.getpid(), client
         return self._opened[1]
+
+    def _agree(self, client: Any, buckets: bytes | None) -> None:
+        """Settle the number of buckets where there is none yet; refuse to work with another.
+
+        Written only where it is missing: a store that takes no writes, full or a replica, can still be read.
+        """
+        if buckets is None:
+            client.hsetnx(META, "buckets", self._buckets)
+            buckets = client.hget(META, "buckets")
+        made = int(buckets or self._buckets)
+        if made != self._buckets:
+            raise StoreMisconfigured(
+                f"store {self._shown}: was made with {made} buckets, but store.buckets is {self._buckets}",
+                mend=f"set store.buckets = {made}; it can't change while the store holds mappings",
+            )
 
     def _connect(self) -> Any:
         retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
@@ -281,13 +301,20 @@ class RedisStore:
             "retry": retry,
         }
         options = {name: value for name, value in options.items() if value is not None}
-        if "+cluster://" in self._url:
-            return RedisCluster.from_url(self._url.replace("+cluster://", "://"), **options)
-        return redis.Redis.from_url(self._url, **options)
+        kind = RedisCluster if "+cluster://" in self._url else redis.Redis
+        try:
+            return kind.from_url(self._url.replace("+cluster://", "://"), **options)
+        except ValueError:  # its text may hold a piece of the password
+            raise StoreMisconfigured(
+                f"store {self._shown}: not a URL that can be read",
+                mend="store.url is redis://host:6379/0 or the like; %-encode '/', ':' and '@' in a password",
+            ) from None
 
     @property
     def _shown(self) -> str:
-        return config.mask(self._url)
+        """The URL without user and password, even where these hold characters that no URL should."""
+        scheme, _, rest = self._url.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -327,7 +354,7 @@ def _batch(ids: bytes, counts: bytes, values: bytes, horizon: int, *, latest_onl
         return
     each = _counts(counts)
     times = codec.unpack_times(values)
-    columns = [_texts(ids), codec.unpack_uuids(values), pa.array(times)]
+    columns = [texts(ids), codec.unpack_uuids(values), pa.array(times)]
     first = np.cumsum(each) - each
     if len(times) > len(each):
         columns[0] = columns[0].take(pa.array(np.repeat(np.arange(len(each)), each)))
@@ -341,15 +368,6 @@ def _batch(ids: bytes, counts: bytes, values: bytes, horizon: int, *, latest_onl
         batch = batch.filter(pa.array(keep))
     if len(batch):
         yield batch
-
-
-def _texts(ended: bytes) -> pa.StringArray:
-    """Texts that each end in a newline, as an Arrow column."""
-    data = np.frombuffer(ended, np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    offsets = np.zeros(len(ends) + 1, dtype=np.int32)
-    offsets[1:] = ends - np.arange(len(ends))  # the newlines themselves are left out
-    return pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(ended.replace(b"\n", b"")))
 
 
 _SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _READ)}

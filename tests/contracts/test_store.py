@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -221,6 +222,83 @@ def test_many_writers_lose_nothing(kind: Kind) -> None:
     store.close()
 
 
+RACER = f"""
+import sys
+from idsync.settings import Store
+from idsync.store import open_store
+from idsync.store.base import Sync
+url, number = sys.argv[1], int(sys.argv[2])
+store = open_store(Store(url=url, buckets=64, devices_per_customer=5))
+print("ready", flush=True)
+sys.stdin.readline()
+for at in range(100):
+    new = Sync({DPID}, f"new{{at}}", None, str(100 + number).zfill(38), {NOW})
+    shared = Sync({DPID}, f"c{{at}}", str(number + 1).zfill(38), "", {NOW} - at)
+    own = Sync({DPID}, f"own{{number}}-{{at}}", "1".zfill(38), "", {NOW})
+    print(store.record([new, shared, own])[0])
+"""
+
+
+def test_racing_processes_lose_nothing_and_agree(kind: Kind) -> None:
+    """Processes, not threads: SQLite settles the two in different ways. None of them closes its store."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, kind.url, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(answers[0]) == 100
+    assert answers[0] == answers[1] == answers[2] == answers[3]
+    store = kind.open()
+    assert store.count(NOW) == {DPID: Count(customers=100 + 100 + 400, mappings=100 + 400 + 400)}
+    store.close()
+
+
+def elsewhere(kind: Kind, statement: str) -> str:
+    """What another process prints, that opens `store`, runs `statement` and closes it."""
+    program = (
+        "import sys\n"
+        "from idsync.settings import Store\n"
+        "from idsync.store import open_store\n"
+        "from idsync.store.base import Sync\n"
+        "store = open_store(Store(url=sys.argv[1], buckets=64, devices_per_customer=5))\n"
+        f"{statement}\n"
+        "store.close()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, kind.url], check=True, timeout=60, capture_output=True, text=True
+    ).stdout
+
+
+def customers_elsewhere(kind: Kind) -> set[str]:
+    found = elsewhere(kind, f"for batch in store.export({DPID}, {NOW}): print(*batch.column(0).to_pylist())")
+    return set(found.split())
+
+
+@pytest.mark.parametrize("subset", [None, ["before"]])
+def test_what_is_recorded_after_an_export_is_kept(
+    store: MappingStore, kind: Kind, subset: Sequence[str] | None
+) -> None:
+    """A second SQLite library in the process, for the export, dropped the locks of the first: see `store.sqlite`."""
+    store.record([sync("before", 1)])
+    assert len(rows(store, customer_ids=subset)) == 1
+    elsewhere(kind, f"store.record([Sync({DPID}, 'other', '{uuid(2)}', '', {NOW})])")
+    store.record([sync("after", 3)])
+    assert customers_elsewhere(kind) == {"before", "other", "after"}
+
+
 def test_an_answered_sync_survives_the_death_of_its_process(kind: Kind) -> None:
     """The child records, tells so, and is killed -9 by itself before it could close anything."""
     program = (
@@ -252,6 +330,25 @@ def test_a_store_opened_before_a_fork_works_on_both_sides(store: MappingStore) -
     store.record([sync("parent", 3)])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert {row[0] for row in rows(store)} == {"before", "child", "parent"}
+
+
+def test_a_fork_loses_nothing_when_the_parent_ends_first(store: MappingStore, kind: Kind) -> None:
+    store.record([sync("before", 1)])
+    to_child, from_child = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        store.record([sync("first", 2)])
+        os.write(from_child[1], b"x")
+        os.read(to_child[0], 1)
+        store.record([sync("second", 3)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.read(from_child[0], 1)
+    store.close()
+    os.write(to_child[1], b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    for end in (*to_child, *from_child):
+        os.close(end)
+    assert customers_elsewhere(kind) == {"before", "first", "second"}
 
 
 # --- lifetime --------------------------------------------------------------------------------------------------------
@@ -383,6 +480,28 @@ def test_redis_that_stops_and_comes_back(tmp_path: Path) -> None:
         store.close()
 
 
+def test_redis_killed_after_an_answer_still_has_the_mapping(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        store = Kind(server.url).open()
+        store.record([sync("c1", 1)])
+        server.kill()
+        server.start()
+        assert store.devices(DPID, "c1", NOW) == [Device(uuid(1), NOW)]
+        store.close()
+
+
+def test_redis_that_takes_no_writes_can_be_read(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server, server.client() as client:
+        first = Kind(server.url).open()
+        first.record([sync("c1", 1)])
+        first.close()
+        client.config_set("maxmemory", "1")
+        store = Kind(server.url).open()
+        assert rows(store) == rows(store, customer_ids=["c1"]) == [("c1", uuid(1), NOW)]
+        assert store.count(NOW) == {DPID: Count(1, 1)}
+        store.close()
+
+
 def test_redis_that_takes_no_writes(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server, server.client() as client:
         store = Kind(server.url).open()
@@ -447,6 +566,93 @@ def test_redis_emptied_under_a_running_process_is_usable_and_knows_its_data_sour
             other.check()
         store.close()
         other.close()
+
+
+def test_redis_emptied_and_taken_by_others_is_left_alone(shared_redis: RedisServer) -> None:
+    with shared_redis.client() as client:
+        client.flushall()
+        store, other = Kind(shared_redis.url).open(), replace(Kind(shared_redis.url), buckets=128).open()
+        store.record([sync("c1", 1)])
+        client.flushall()
+        other.record([sync("c2", 2)])
+        with pytest.raises(StoreMisconfigured, match="128 buckets"):
+            store.record([sync("c1", 1)])
+        store.close()
+        other.close()
+
+
+@pytest.mark.parametrize("url", ["redis://me:sec/ret@127.0.0.1:1/0", "redis://me:secret@127.0.0.1:port/0"])
+@pytest.mark.parametrize("cluster", [False, True])
+def test_a_url_that_can_not_be_read_is_told_without_its_password(url: str, cluster: bool) -> None:
+    store = Kind(url.replace("redis:", "redis+cluster:") if cluster else url).open()
+    with pytest.raises(StoreMisconfigured) as caught:
+        store.check()
+    assert "sec" not in caught.value.problem
+    assert "127.0.0.1" in caught.value.problem
+
+
+def test_a_password_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreMisconfigured, match="nowhere"):
+        Kind("redis://127.0.0.1:1/0").open(password_file=tmp_path / "nowhere")
+
+
+def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk."""
+    limits = "resource.getrlimit(resource.RLIMIT_FSIZE)"
+    program = f"""
+import resource
+from idsync.errors import StoreUnavailable
+soft, hard = {limits}
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+refused = 0
+for number in range(20):
+    try:
+        store.record([Sync({DPID}, f"c{{number}}-{{at}}", "1" * 38, "", {NOW}) for at in range(100)])
+    except StoreUnavailable:
+        refused += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+store.record([Sync({DPID}, "after", "1" * 38, "", {NOW})])
+print(refused, store.count({NOW})[{DPID}].mappings)
+"""
+    refused, mappings = map(int, elsewhere(Kind(f"sqlite:///{tmp_path / 'idsync.db'}"), program).split())
+    assert refused
+    assert mappings == (20 - refused) * 100 + 1  # a refused list is refused whole
+
+
+def test_rows_of_another_program_are_not_taken_for_mappings(tmp_path: Path) -> None:
+    store = Kind(f"sqlite:///{tmp_path / 'idsync.db'}").open()
+    store.record([sync("c1", 1)])
+    with sqlite3.connect(tmp_path / "idsync.db") as db:
+        db.execute("INSERT INTO mappings VALUES (?, 'c2', '12', ?)", (DPID, NOW))
+    with pytest.raises(StoreMisconfigured, match="did not write"):
+        list(store.export(DPID, NOW))
+    store.close()
+    db.close()
+
+
+HAMMER = f"store.check(); print('ready', flush=True)\nwhile True: store.record([Sync(7, 'c', '{'1' * 38}', '', {NOW})])"
+
+
+def test_beside_a_busy_writer_everyone_gets_a_turn(tmp_path: Path) -> None:
+    """With SQLite's own waiting, writes beside this writer failed as "locked"."""
+    kind = Kind(f"sqlite:///{tmp_path / 'idsync.db'}")
+    program = (
+        "import sys\nfrom idsync.settings import Store\nfrom idsync.store import open_store\n"
+        f"from idsync.store.base import Sync\nstore = open_store(Store(url=sys.argv[1]))\n{HAMMER}"
+    )
+    busy = subprocess.Popen([sys.executable, "-c", program, kind.url], stdout=subprocess.PIPE, text=True)
+    try:
+        assert busy.stdout is not None
+        assert busy.stdout.readline() == "ready\n"
+        store = kind.open()
+        for number in range(50):
+            store.record([sync(f"c{number}", 1, NOW - LIFETIME)])
+        assert store.sweep(NOW) == 50
+        assert busy.poll() is None
+        store.close()
+    finally:
+        busy.kill()
+        busy.communicate()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
