@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from reconcile import inputs
 from reconcile.engine.duckdb import Reject
-from reconcile.feed import Plan
+from reconcile.feed import Plan, SignalItem
 from reconcile.inputs import Input
+from reconcile.screen import is_clean
 
 
 @dataclass(slots=True)
@@ -23,7 +24,8 @@ class _Span:
 class Records:
     """Numbers run through all files in order: a file's first record follows the last of the file before.
 
-    While `batches` is read, `read` counts the records and `bad` collects those that can't be read.
+    While `batches` is read, `read` counts the records (`counts`: for each input), `bad` collects those that can't be
+    read, and `suspects` the ranges of numbers among which an ID or a signal may break a rule.
     """
 
     def __init__(self, sources: Sequence[Input], plan: Plan, schema: pa.Schema, *, start: int = 0) -> None:
@@ -32,7 +34,9 @@ class Records:
         self._spans: list[_Span] = []
         self.read = 0
         self.bad: list[Reject] = []
+        self.suspects: list[tuple[int, int]] = []
         self.counts: dict[str, int] = {}
+        self._signals = plan.positions(SignalItem)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for source in self._sources:
@@ -44,8 +48,10 @@ class Records:
                 self.read += len(chunk.ordinals) + len(chunk.bad)
                 last = [bad.ordinal for bad in chunk.bad] + chunk.ordinals[-1:].tolist()
                 self._next = max(self._next, start + 1 + max(last, default=-1))
-                seqs = pa.array(chunk.ordinals + start)
-                yield pa.RecordBatch.from_arrays([seqs, *chunk.columns], schema=self._schema)
+                seqs = chunk.ordinals + start
+                if len(seqs) and not is_clean(chunk.columns[0], [chunk.columns[1 + at] for at in self._signals]):
+                    self.suspects.append((int(seqs[0]), int(seqs[-1])))
+                yield pa.RecordBatch.from_arrays([pa.array(seqs), *chunk.columns], schema=self._schema)
             inputs.check_unchanged(source)
             self.counts[source.sha256] = self.read - before
 

@@ -17,6 +17,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -38,11 +40,14 @@ from reconcile.held import Held
 from reconcile.inputs import Input
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
-from reconcile.progress import Meter
+from reconcile.progress import Meter, Step
 from reconcile.records import Records
 from reconcile.summary import Summary
 
-SUBSET_CUSTOMERS = 100_000  # up to here asking the store for these customers beats reading all of it
+# Up to so many customers the store is asked for them alone; beyond, reading all of it is quicker.
+SUBSET_CUSTOMERS = 100_000
+# Inputs of this size surely hold more: then the store is read while the inputs are.
+LARGE_INPUT_BYTES = 32_000_000
 _DAY_SECONDS = 86_400
 
 Clock = Callable[[], int]
@@ -142,12 +147,12 @@ class Job:
     def _new_inputs(self) -> tuple[list[Input], int]:
         """Files with content that no run of this feed has delivered; and how many known ones and copies there are."""
         paths = inputs.discover(self._feed.inputs)
-        self._meter.step("looking at inputs", len(paths))
+        step = self._meter.step("looking at inputs", len(paths))
         found: dict[str, Input] = {}
         for path in paths:
             source = inputs.fingerprint(path)
             found.setdefault(source.sha256, source)
-            self._meter.advance(1)
+            step.advance(1)
         known = self._ledger.known(self._feed.name, found) if found else {}
         fresh = [source for source in found.values() if source.sha256 not in known]
         return fresh, len(paths) - len(fresh)
@@ -166,7 +171,7 @@ class Job:
     def _deliver(self, folder: Path, summary: Summary) -> Summary:
         """Offer the frozen files; once all have arrived, record it. Every step can be repeated."""
         delivery = open_delivery(self._destination, self._settings)
-        self._meter.step("delivering", len(summary.files))
+        step = self._meter.step("delivering", len(summary.files))
         for entry in summary.files:
             file = FrozenFile(**{key: value for key, value in entry.items() if key != "location"})
             try:
@@ -175,7 +180,7 @@ class Job:
                 summary.problem = error.problem
                 self._ledger.close(summary.run, "frozen", summary.as_dict())
                 raise
-            self._meter.advance(1)
+            step.advance(1)
         summary.status, summary.problem = "delivered", ""
         self._end(folder, summary, "DELIVERED")
         return summary
@@ -197,8 +202,9 @@ class Job:
         """Read, join, render into `sink`; fill in the summary's figures. Rejects and held records go to `folder`."""
         held = Held(self._held_path, self._plan, engine.schema, now=self._now(), days=self._feed.held_days)
         records = Records(sources, self._plan, engine.schema, start=held.count)
-        self._meter.step("reading records")
-        engine.stage(self._counted(chain(held.batches(), records.batches())))
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            ahead = beside.submit(self._load_mappings, engine, None) if _is_large(sources) else None
+            engine.stage(self._counted("reading records", chain(held.batches(), records.batches())))
         superseded = engine.superseded(held.count) if held.count else np.empty(0, np.int64)
         engine.drop(superseded)
         summary.superseded = len(superseded)
@@ -207,11 +213,12 @@ class Job:
         for entry in summary.inputs:
             entry["records"] = records.counts[entry["sha256"]]
 
-        left_out = held.expired + records.bad + engine.take_faults()
+        # records from hold are always looked at: the rules may have changed since
+        suspects = [(0, held.count - 1)] * bool(held.count) + records.suspects
+        left_out = held.expired + records.bad + engine.take_faults(suspects)
         self._check_share(left_out, records, summary, folder)
-        summary.mappings = self._load_mappings(engine)
-        self._meter.step("joining", engine.count())
-        outcome = engine.render(_Metered(sink, self._meter))
+        summary.mappings = ahead.result() if ahead else self._load_mappings(engine, _wanted(engine))
+        outcome = engine.render(_Metered(sink, self._meter.step("joining", engine.count())))
         unmatched = _settle_counts(outcome, summary)
         left_out += outcome.rejects
         self._check_share(left_out, records, summary, folder)
@@ -226,17 +233,13 @@ class Job:
             summary.held = engine.write_held(unmatched, held.since, self._now(), target)
         self._write_rejects(left_out, records, summary, folder)
 
-    def _load_mappings(self, engine: DuckEngine) -> int:
-        self._meter.step("reading mappings")
-        store = open_store(self._settings.store)
-        wanted = engine.customer_ids() if engine.count() <= SUBSET_CUSTOMERS else None
-        try:
+    def _load_mappings(self, engine: DuckEngine, wanted: list[str] | None) -> int:
+        """All mappings of the data source, or those of the customers that are wanted."""
+        with closing(open_store(self._settings.store)) as store:
             exported = store.export(
                 self._source.dpid, self._now(), customer_ids=wanted, latest_only=not self._plan.every_device
             )
-            return engine.load_mappings(self._counted(exported))
-        finally:
-            store.close()
+            return engine.load_mappings(self._counted("reading mappings", exported))
 
     def _check_share(self, left_out: list[Reject], records: Records, summary: Summary, folder: Path | None) -> None:
         """Refuse the run when too large a share of the inputs' records was rejected."""
@@ -276,9 +279,10 @@ class Job:
     def _engine(self, scratch: Path) -> DuckEngine:
         return DuckEngine(self._plan, scratch, self._settings.reconcile.memory_limit)
 
-    def _counted(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _counted(self, name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        step = self._meter.step(name)
         for batch in batches:
-            self._meter.advance(len(batch))
+            step.advance(len(batch))
             yield batch
 
     def _summary(self, *, status: str = "planned", **figures: object) -> Summary:
@@ -311,6 +315,15 @@ def _settle_counts(outcome: Outcome, summary: Summary) -> "np.ndarray[tuple[int]
     return kept
 
 
+def _is_large(sources: list[Input]) -> bool:
+    return sum(source.path.stat().st_size for source in sources if source.path.exists()) > LARGE_INPUT_BYTES
+
+
+def _wanted(engine: DuckEngine) -> list[str] | None:
+    """The customers to ask the store for; None for all."""
+    return engine.customer_ids() if engine.count() <= SUBSET_CUSTOMERS else None
+
+
 def _json(summary: Summary) -> bytes:
     return json.dumps(summary.as_dict(), indent=2).encode()
 
@@ -325,9 +338,9 @@ class _Nowhere:
 class _Metered:
     """Shows lines as they pass."""
 
-    def __init__(self, sink: Sink, meter: Meter) -> None:
-        self._sink, self._meter = sink, meter
+    def __init__(self, sink: Sink, step: Step) -> None:
+        self._sink, self._step = sink, step
 
     def write(self, text: memoryview, count: int) -> None:
         self._sink.write(text, count)
-        self._meter.advance(count)
+        self._step.advance(count)

@@ -4,7 +4,7 @@ Lines are rendered inside the engine, each with its newline, so that the value b
 is the content of the file: from there to the compressor no row is touched in Python.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from reconcile import lines
 from reconcile.engine import sql
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
+from reconcile.screen import text_buffer
 
 BATCH_ROWS = 100_000
 MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at a time as surely fit
@@ -83,14 +84,25 @@ class DuckEngine:
     def count(self) -> int:
         return int(self._value("SELECT count(*) FROM records"))
 
-    def take_faults(self) -> list[Reject]:
-        """Remove the records that break a rule of IDs or values, and return them."""
-        found = self._rows(
-            f"SELECT seq, id, reason FROM (SELECT seq, id, {sql.fault(self._plan)} AS reason FROM records)"
-            " WHERE reason IS NOT NULL ORDER BY seq"
+    def take_faults(self, suspects: Sequence[tuple[int, int]]) -> list[Reject]:
+        """Remove the records that break a rule of IDs or values, and return them.
+
+        Only the records in `suspects` (ranges of seq, both ends included) can break one of IDs and signals.
+        """
+        found = self._faulty(sql.trait_fault(self._plan), "true")
+        if suspects:
+            ranges = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in suspects)
+            # the reason found last is kept: what is wrong with an ID is told before what is wrong with a value
+            found |= self._faulty(sql.fault(self._plan), ranges)
+        self.drop(np.array(list(found), dtype=np.int64))
+        return [found[seq] for seq in sorted(found)]
+
+    def _faulty(self, fault: str, condition: str) -> dict[int, Reject]:
+        rows = self._rows(
+            f"SELECT seq, id, reason FROM (SELECT seq, id, {fault} AS reason FROM records WHERE {condition})"
+            " WHERE reason IS NOT NULL"
         )
-        self.drop(np.array([seq for seq, _, _ in found], dtype=np.int64))
-        return [Reject(*row) for row in found]
+        return {seq: Reject(seq, customer_id, reason) for seq, customer_id, reason in rows}
 
     def drop(self, seqs: Ints) -> None:
         if len(seqs):
@@ -110,11 +122,13 @@ class DuckEngine:
         return [row[0] for row in self._rows("SELECT DISTINCT id FROM records")]
 
     def load_mappings(self, batches: Iterator[pa.RecordBatch]) -> int:
-        """Take in a store's export; the number of mappings."""
+        """Take in a store's export, also while `stage` is at work in another thread; the number of mappings."""
         latest = ", row_number() OVER (PARTITION BY customer_id ORDER BY last_seen DESC, uuid DESC) = 1 AS latest"
         columns = f"customer_id, uuid{latest if self._plan.every_device else ''}"
         self._insert(f"CREATE TABLE mappings AS SELECT {columns} FROM source", EXPORT_SCHEMA, batches)
-        return int(self._value("SELECT count(*) FROM mappings"))
+        with self._con.cursor() as con:
+            (count,) = con.execute("SELECT count(*) FROM mappings").fetchall()[0]
+        return int(count)
 
     def render(self, sink: Sink) -> Outcome:
         """Join, render, hand the lines to `sink`. Raises RunRefused if a record got lost on the way."""
@@ -171,7 +185,7 @@ class DuckEngine:
         for part in range(parts):
             for batch in self._stream(sql.MERGED_LINES.replace("?", str(part))):
                 column = batch.column("line")
-                lengths, text = _buffer(column)
+                lengths, text = text_buffer(column)
                 count = len(lengths)
                 if count and int(lengths.max()) > lines.MAX_LINE_BYTES:
                     count, text = self._repack_merged(column.to_pylist(), outcome)
@@ -195,16 +209,17 @@ class DuckEngine:
 
     def _insert(self, statement: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         guard = _Guard(batches)
-        self._con.register("source", pa.RecordBatchReader.from_batches(schema, guard))
-        try:
-            with _spill_errors():
-                self._con.execute(statement)
-        except duckdb.Error:
-            if guard.error is not None:
-                raise guard.error from None
-            raise
-        finally:
-            self._con.unregister("source")
+        with self._con.cursor() as con:  # of its own: records and mappings may come in side by side
+            con.register("source", pa.RecordBatchReader.from_batches(schema, guard))
+            try:
+                with _spill_errors():
+                    con.execute(statement)
+            except duckdb.Error:
+                if guard.error is not None:
+                    raise guard.error from None
+                raise
+            finally:
+                con.unregister("source")
 
     def _stream(self, query: str) -> Iterator[pa.RecordBatch]:
         with _spill_errors():
@@ -259,9 +274,10 @@ def _account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
     outcome.matched += int(np.count_nonzero(matched & counted))
     if not matched.all():
         outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
-    lengths, text = _buffer(line)
+    lengths, text = text_buffer(line)
     sent = int(np.count_nonzero(lengths))
-    outcome.silent += int(np.count_nonzero(counted & line.is_valid().to_numpy(zero_copy_only=False) & (lengths == 0)))
+    due = batch.column("sent").to_numpy(zero_copy_only=False)
+    outcome.silent += int(np.count_nonzero(counted & due & (lengths == 0)))
     if len(lengths) and int(lengths.max()) > lines.MAX_LINE_BYTES:
         sent, text = _repack(batch, lengths)
     if sent:
@@ -288,12 +304,3 @@ def _repeated(hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndar
     """The values that stand in the array more than once."""
     hashes.sort()
     return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-
-
-def _buffer(column: pa.StringArray) -> tuple[Ints, memoryview]:
-    """The length of each text in bytes (0 for null), and all texts back to back, without a copy."""
-    _, offset_buffer, data = column.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
-    if data is None:
-        return np.diff(offsets), memoryview(b"")
-    return np.diff(offsets), memoryview(data)[offsets[0] : offsets[-1]]

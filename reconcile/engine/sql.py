@@ -6,7 +6,7 @@ a signal it is a string literal.
 
 from idsync import ids
 from reconcile import lines
-from reconcile.feed import Plan, RuleItem, SignalItem, TraitsItem
+from reconcile.feed import Item, Plan, RuleItem, SignalItem, TraitsItem
 
 
 def literal(text: str) -> str:
@@ -19,7 +19,7 @@ def record_columns(plan: Plan) -> list[str]:
 
 
 def fault(plan: Plan) -> str:
-    """The reason why a record is refused, or NULL; the first that applies. The same ID rules as on the endpoint."""
+    """The reason why an ID or a signal is refused, or NULL; the first that applies. IDs as on the endpoint."""
     cases = [
         f"WHEN regexp_matches(id, {literal(rule.pattern)}) THEN {literal(rule.reason)}"
         for rule in ids.CUSTOMER_ID_RULES
@@ -33,10 +33,14 @@ def fault(plan: Plan) -> str:
     for index in signals:
         room = lines.MAX_LINE_BYTES - len(f'\t"{plan.columns[index]}"=""\n'.encode())
         cases.append(f"WHEN strlen(v{index}) + {user} > {room} THEN 'line-too-long'")
-    for index in plan.positions(TraitsItem):
-        pattern = literal(lines.TRAIT_LIST)
-        cases.append(f"WHEN v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}) THEN 'trait-not-a-number'")
     return f"CASE {' '.join(cases)} END"
+
+
+def trait_fault(plan: Plan) -> str:
+    """The reason why a trait column is refused, or NULL."""
+    pattern = literal(lines.TRAIT_LIST)
+    wrong = [f"(v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}))" for index in plan.positions(TraitsItem)]
+    return f"CASE WHEN {' OR '.join(wrong)} THEN 'trait-not-a-number' END" if wrong else "NULL"
 
 
 def _trait_ids(column: str) -> str:
@@ -45,21 +49,24 @@ def _trait_ids(column: str) -> str:
 
 
 def items(plan: Plan) -> list[str]:
-    """One expression an item: its text, or NULL where the record has nothing to say."""
-    found = []
-    for item in plan.items:
-        column = f"v{item.column}"
-        match item:
-            case SignalItem():
-                key = literal(f'"{plan.columns[item.column]}"="')
-                found.append(f"CASE WHEN {column} <> '' THEN {key} || {column} || '\"' END")
-            case TraitsItem():
-                ids_ = f"replace({_trait_ids(column)}, ',', ',d_sid=')"
-                found.append(f"CASE WHEN {column} <> '' THEN 'd_sid=' || {ids_} END")
-            case RuleItem(_, equals, trait, removes):
-                otherwise = f" ELSE 'd_unsid={trait}'" if removes else ""
-                found.append(f"CASE WHEN {column} = {literal(equals)} THEN 'd_sid={trait}'{otherwise} END")
-    return found
+    """One expression an item: its text, or NULL where the record has nothing to say. Several traits are one text."""
+    return [_item(plan, item, "") for item in plan.items]
+
+
+def _item(plan: Plan, item: Item, comma: str) -> str:
+    """`comma` goes before the text. The parts are handed to one concat(): each `||` would copy all before it."""
+    column = f"v{item.column}"
+    match item:
+        case SignalItem():
+            key = literal(f'{comma}"{plan.columns[item.column]}"="')
+            return f"CASE WHEN {column} <> '' THEN concat({key}, {column}, '\"') END"
+        case TraitsItem():
+            several = f"replace({_trait_ids(column)}, ',', ',d_sid=')"
+            text = f"CASE WHEN regexp_full_match({column}, '[0-9]+') THEN {column} ELSE {several} END"
+            return f"CASE WHEN {column} <> '' THEN concat('{comma}d_sid=', {text}) END"
+        case RuleItem(_, equals, trait, removes):
+            otherwise = f" ELSE '{comma}d_unsid={trait}'" if removes else ""
+            return f"CASE WHEN {column} = {literal(equals)} THEN '{comma}d_sid={trait}'{otherwise} END"
 
 
 def item_list(plan: Plan) -> str:
@@ -93,13 +100,13 @@ def joined(plan: Plan, *, repeats: bool) -> str:
 
 
 def lines_of(plan: Plan, *, repeats: bool) -> str:
-    """One row a joined row: seq, matched, counted, and the line: NULL if nobody gets it now, '' without items."""
-    text = f"concat_ws(',', {', '.join(items(plan))})"
+    """One row a joined row: seq, matched, counted, `sent` if a line is due now, and the line: NULL without items."""
+    text = f"concat({', '.join(_item(plan, item, ',') for item in plan.items)})"  # a comma before each; the first goes
     return (
-        "SELECT seq, matched, counted, CASE WHEN user_id IS NULL OR repeated THEN NULL"
-        " WHEN text = '' THEN '' ELSE user_id || chr(9) || text || chr(10) END AS line"
-        f" FROM (SELECT seq, matched, counted, user_id, repeated, {text} AS text"
-        f" FROM ({joined(plan, repeats=repeats)}))"
+        "SELECT seq, matched, counted, sent,"
+        " CASE WHEN text <> '' THEN concat(user_id, chr(9), substr(text, 2), chr(10)) END AS line"
+        f" FROM (SELECT *, CASE WHEN sent THEN {text} END AS text"
+        f" FROM (SELECT *, user_id IS NOT NULL AND NOT repeated AS sent FROM ({joined(plan, repeats=repeats)})))"
     )
 
 

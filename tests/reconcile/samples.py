@@ -104,7 +104,7 @@ class World:
         return path
 
     def run(self, *, dry_run: bool = False) -> Summary:
-        return run(self.settings, "daily", dry_run=dry_run, meter=Meter(None), now=lambda: self.now)
+        return run(self.settings, "daily", dry_run=dry_run, meter=Meter(), now=lambda: self.now)
 
     def lines(self) -> list[str]:
         """Every delivered line, file by file in order of name."""

@@ -468,7 +468,7 @@ def test_the_manifest_describes_what_was_frozen(world: World) -> None:
 
 def test_an_unknown_feed_is_wrong_usage(world: World) -> None:
     with pytest.raises(UsageError, match="feeds in this configuration: daily"):
-        run(world.settings, "nightly", dry_run=False, meter=Meter(None))
+        run(world.settings, "nightly", dry_run=False, meter=Meter())
 
 
 def test_a_ledger_that_is_none_is_a_clear_error(world: World) -> None:
@@ -487,7 +487,7 @@ def test_two_feeds_may_run_side_by_side(world: World) -> None:
     settings, found = world.settings, []
 
     def go(feed: str) -> None:
-        found.append(run(settings, feed, dry_run=False, meter=Meter(None), now=lambda: NOW).status)
+        found.append(run(settings, feed, dry_run=False, meter=Meter(), now=lambda: NOW).status)
 
     threads = [threading.Thread(target=go, args=(feed,)) for feed in ("daily", "other")]
     for thread in threads:

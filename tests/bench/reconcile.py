@@ -1,0 +1,207 @@
+"""The reconciler against DuckDB's own COPY and against a plain Python program with MGET, in one session.
+
+    python -m tests.bench.reconcile [--records 10000000] [--curve] [--folder DIR] [--without-mget]
+
+Prints a Markdown table. Each contender is a process of its own, timed from start to end, memory as its peak resident
+set. Needs about 8 GB of disk and, for the plain program, 3 GB of memory at ten million records.
+"""
+
+import argparse
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+
+from idsync.settings import Store
+from idsync.store import codec, open_store
+from tests.bench import data
+from tests.servers import RedisServer, redis_server
+
+CONFIG = """
+[store]
+url = "{url}"
+[privacy]
+gdpr_default = "does-not-apply"
+[[data_sources]]
+name = "crm"
+dpid = 12345
+[[destinations]]
+name = "out"
+kind = "directory"
+path = "out-{name}"
+[[feeds]]
+name = "bench"
+data_source = "crm"
+inputs = "{feed}"
+id_column = "customer_id"
+unmatched = "{unmatched}"
+signals = ["gender", "tier", "city"]
+trait_columns = ["traits"]
+destination = "out"
+[reconcile]
+state_dir = "state-{name}"
+"""
+
+COPY = """
+import sys, duckdb
+feed, mappings, out = sys.argv[1:]
+duckdb.execute(f'''COPY (
+    SELECT uuid || chr(9) || concat_ws(',',
+        CASE WHEN gender <> '' THEN '"gender"="' || gender || '"' END,
+        CASE WHEN tier <> '' THEN '"tier"="' || tier || '"' END,
+        CASE WHEN city <> '' THEN '"city"="' || city || '"' END,
+        CASE WHEN traits <> '' THEN 'd_sid=' || traits END)
+    FROM read_csv('{feed}', all_varchar = true, header = true) JOIN '{mappings}' USING (customer_id)
+) TO '{out}' (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER '\\x01', COMPRESSION gzip)''')
+"""
+
+MGET = """
+import csv, gzip, itertools, sys, redis
+feed, port, out = sys.argv[1:]
+client = redis.Redis(port=int(port))
+with open(feed, newline='') as file, gzip.open(out, 'wt', compresslevel=1) as lines:
+    reader = csv.DictReader(file)
+    while rows := list(itertools.islice(reader, 1000)):
+        for row, uuid in zip(rows, client.mget(['map:' + row['customer_id'] for row in rows])):
+            if uuid is None:
+                continue
+            items = [f'"{key}"="{row[key]}"' for key in ('gender', 'tier', 'city') if row[key]]
+            if row['traits']:
+                items.append('d_sid=' + row['traits'])
+            lines.write(uuid.decode() + '\\t' + ','.join(items) + '\\n')
+"""
+
+
+def fill_sqlite(store: Store, mappings: Path) -> None:
+    """Rows straight into the store's table, in the mappings' own (random) order, as years of syncs would leave them."""
+    opened = open_store(store)
+    opened.check()
+    opened.close()
+    cursor = duckdb.execute(f"SELECT customer_id, uuid FROM '{mappings}'")
+    with sqlite3.connect(store.url.removeprefix("sqlite:///"), isolation_level=None) as db:
+        db.execute("BEGIN")
+        while rows := cursor.fetchmany(100_000):
+            db.executemany(
+                "INSERT INTO mappings VALUES (?, ?, ?, ?)", [(data.DPID, name, uuid, data.SEEN) for name, uuid in rows]
+            )
+        db.execute("COMMIT")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+
+
+def fill_redis(store: Store, server: RedisServer, mappings: Path) -> None:
+    """Packed fields straight into the buckets, in the mappings' own order."""
+    opened = open_store(store)
+    opened.check()
+    opened.close()
+    cursor = duckdb.execute(f"SELECT customer_id, uuid FROM '{mappings}'")
+    seen = codec.pack_time(data.SEEN)
+    with server.client() as client:
+        client.sadd("ids:dpids", data.DPID)
+        while rows := cursor.fetchmany(20_000):
+            with client.pipeline(transaction=False) as pipeline:
+                for name, uuid in rows:
+                    key = codec.bucket_key(data.DPID, codec.bucket_of(name.encode(), store.buckets))
+                    pipeline.execute_command("HSET", key, name, seen + codec.pack_uuid(uuid))
+                pipeline.execute()
+
+
+def fill_strings(server: RedisServer, mappings: Path) -> None:
+    cursor = duckdb.execute(f"SELECT customer_id, uuid FROM '{mappings}'")
+    with server.client() as client:
+        while rows := cursor.fetchmany(20_000):
+            client.mset({f"map:{name}": uuid for name, uuid in rows})
+
+
+def timed(*command: str, folder: Path) -> tuple[float, float, str]:
+    """Seconds, peak memory in GB, standard output of a process."""
+    start = time.perf_counter()
+    with (folder / "stdout").open("w+") as out:
+        process = subprocess.Popen([sys.executable, *command], stdout=out, cwd=folder, env={**os.environ, **_here()})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        text = out.read()
+    if process.returncode:
+        raise SystemExit(f"{command[:3]} ended with {process.returncode}")
+    return seconds, usage.ru_maxrss / 1e6, text
+
+
+def _here() -> dict[str, str]:
+    return {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+
+
+def ours(name: str, url: str, feed: Path, folder: Path, unmatched: str = "drop") -> tuple[float, float]:
+    config = folder / f"{name}.toml"
+    config.write_text(CONFIG.format(name=name, url=url, feed=feed, unmatched=unmatched))
+    seconds, memory, out = timed("-m", "reconcile", "run", "bench", "--config", str(config), folder=folder)
+    summary = json.loads(out)
+    if summary["read"] != summary["matched"] + summary["unmatched"] or not summary["files"]:
+        raise SystemExit(f"unexpected figures: {summary}")
+    return seconds, memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=10_000_000)
+    parser.add_argument("--curve", action="store_true", help="ours on SQLite from 1 to 30 million records instead")
+    parser.add_argument("--folder", type=Path, help="keep the data there for the next time")
+    parser.add_argument("--without-mget", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(exist_ok=True, parents=True)
+        if options.curve:
+            curve(folder)
+        else:
+            compare(folder, options.records, mget=not options.without_mget)
+
+
+def curve(folder: Path) -> None:
+    print("| records (millions) | seconds | seconds a million | peak GB |\n|---|---|---|---|")
+    for millions in (1, 3, 10, 30):
+        feed, mappings = data.make(folder, millions * 1_000_000)
+        store = Store(url=f"sqlite:///{folder}/curve-{millions}.db")
+        fill_sqlite(store, mappings)
+        seconds, memory = ours(f"curve-{millions}", store.url, feed, folder)
+        print(f"| {millions} | {seconds:.1f} | {seconds / millions:.2f} | {memory:.2f} |", flush=True)
+
+
+def compare(folder: Path, records: int, *, mget: bool) -> None:
+    feed, mappings = data.make(folder, records)
+    results: dict[str, tuple[float, float]] = {}
+    copy = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
+    results["DuckDB `COPY … (compression gzip)`, mappings in Parquet"] = copy[:2]
+    sqlite = Store(url=f"sqlite:///{folder}/bench.db")
+    if not (folder / "bench.db").exists():
+        fill_sqlite(sqlite, mappings)
+    results["reconcile, SQLite"] = ours("sqlite", sqlite.url, feed, folder)
+    results["reconcile, SQLite, unmatched held"] = ours("held", sqlite.url, feed, folder, "hold")
+    with tempfile.TemporaryDirectory() as data_folder, redis_server(Path(data_folder), "--appendonly", "no") as server:
+        store = Store(url=server.url)
+        fill_redis(store, server, mappings)
+        results["reconcile, Redis"] = ours("redis", store.url, feed, folder)
+    if mget:
+        with (
+            tempfile.TemporaryDirectory() as data_folder,
+            redis_server(Path(data_folder), "--appendonly", "no") as server,
+        ):
+            fill_strings(server, mappings)
+            plain = timed("-c", MGET, str(feed), str(server.port), str(folder / "mget.gz"), folder=folder)
+            results["plain Python, `MGET` of 1,000"] = plain[:2]
+    again = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
+    results["DuckDB `COPY` once more, at the end"] = again[:2]
+    print("| what | seconds | times COPY | peak GB |\n|---|---|---|---|")
+    for name, (seconds, memory) in results.items():
+        print(f"| {name} | {seconds:.1f} | {copy[0] / seconds:.2f}× | {memory:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
