@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -90,21 +90,25 @@ end
 return removed
 """
 
-# KEYS: bucket. Returns the customer IDs, each ended by a newline (which no ID holds), the number of entries of each as
-# one byte and a 2 ** 8 one, and all entries: three texts in place of two objects a customer.
+# KEYS: bucket. Returns the customer IDs, each ended by a newline (which no ID holds); all entries; and, only where a
+# customer has several, the number of entries of each as two bytes. A few texts in place of two objects a customer, and
+# no loop in Lua for the common case: HKEYS and HVALS list the fields in one order.
 _READ = """
-local found = redis.call('HGETALL', KEYS[1])
-local ids, counts, values = {}, {}, {}
-for at = 1, #found, 2 do
-  local place = (at + 1) / 2
-  ids[place] = found[at]
-  values[place] = found[at + 1]
-  local count = #found[at + 1] / 25
-  counts[place] = string.char(count % 256, math.floor(count / 256))
+local ids = redis.call('HKEYS', KEYS[1])
+local values = redis.call('HVALS', KEYS[1])
+local entries, counts = table.concat(values), {}
+if #entries ~= 25 * #ids then
+  for place = 1, #values do
+    local count = #values[place] / 25
+    counts[place] = string.char(count % 256, math.floor(count / 256))
+  end
 end
 ids[#ids + 1] = ''
-return {table.concat(ids, '\\n'), table.concat(counts), table.concat(values)}
+return {table.concat(ids, '\\n'), entries, table.concat(counts)}
 """
+
+# Customers of one bucket or several: their IDs, each ended by a newline; all entries; how many entries each has.
+_Part = tuple[bytes, bytes, "np.ndarray[tuple[int], np.dtype[np.int64]]"]
 
 
 class RedisStore:
@@ -139,8 +143,8 @@ class RedisStore:
     ) -> Iterator[pa.RecordBatch]:
         pieces = self._all(dpid) if customer_ids is None else self._some(dpid, customer_ids)
         with self._errors():
-            for ids, counts, values in pieces:
-                yield from _batch(ids, counts, values, now - self._lifetime, latest_only=latest_only)
+            for piece in pieces:
+                yield from _batch(piece, now - self._lifetime, latest_only=latest_only)
 
     def sweep(self, now: int) -> int:
         horizon = now - self._lifetime
@@ -148,11 +152,11 @@ class RedisStore:
         with self._errors():
             for dpid in self._dpids():
                 keys = [codec.bucket_key(dpid, bucket) for bucket in range(self._buckets)]
-                for key, (ids, counts, values) in zip(keys, self._read(keys), strict=True):
-                    old = codec.unpack_times(values) <= horizon
+                for key, (ids, entries, counts) in zip(keys, self._read(keys), strict=True):
+                    old = codec.unpack_times(entries) <= horizon
                     if not old.any():
                         continue
-                    owners = np.repeat(np.arange(len(counts) // 2), _counts(counts))
+                    owners = np.repeat(np.arange(len(counts)), counts)
                     names = ids.split(b"\n")
                     stale = [names[owner] for owner in np.unique(owners[old])]
                     (swept,) = self._pipeline([("EVALSHA", _sha(_SWEEP), 1, key, codec.pack_time(horizon), *stale)])
@@ -164,9 +168,9 @@ class RedisStore:
         with self._errors():
             for dpid in self._dpids():
                 customers = mappings = 0
-                for _, counts, values in self._all(dpid):
-                    live = codec.unpack_times(values) > now - self._lifetime
-                    owners = np.repeat(np.arange(len(counts) // 2), _counts(counts))
+                for _, entries, counts in self._all(dpid):
+                    live = codec.unpack_times(entries) > now - self._lifetime
+                    owners = np.repeat(np.arange(len(counts)), counts)
                     customers += len(np.unique(owners[live]))
                     mappings += int(np.count_nonzero(live))
                 if mappings:
@@ -201,19 +205,19 @@ class RedisStore:
     def _dpids(self) -> list[int]:
         return sorted(int(dpid) for dpid in self._client().smembers(DPIDS))
 
-    def _all(self, dpid: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    def _all(self, dpid: int) -> Iterator[_Part]:
         """Every bucket of a data source, several at a time."""
-        parts: list[tuple[bytes, bytes, bytes]] = []
+        parts: list[_Part] = []
         rows = 0
         for part in self._read([codec.bucket_key(dpid, bucket) for bucket in range(self._buckets)]):
             parts.append(part)
-            rows += len(part[1]) // 2
+            rows += len(part[2])
             if rows >= _BATCH_ROWS:
                 yield _joined(parts)
                 parts, rows = [], 0
         yield _joined(parts)
 
-    def _some(self, dpid: int, customer_ids: Sequence[str]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    def _some(self, dpid: int, customer_ids: Sequence[str]) -> Iterator[_Part]:
         """These customers only: one command for each bucket that any of them falls into."""
         wanted: dict[str, list[bytes]] = defaultdict(list)
         for customer_id in customer_ids:
@@ -226,12 +230,11 @@ class RedisStore:
             names = [name for key in share for name in wanted[key]]
             values = [value for answer in answers for value in answer]
             held = [(name, value) for name, value in zip(names, values, strict=True) if value]
-            counts = np.array([len(value) // codec.ENTRY_BYTES for _, value in held], dtype="<u2")
-            ids = b"".join(name + b"\n" for name, _ in held)
-            yield ids, counts.tobytes(), b"".join(value for _, value in held)
+            counts = np.array([len(value) // codec.ENTRY_BYTES for _, value in held], dtype=np.int64)
+            yield b"".join(name + b"\n" for name, _ in held), b"".join(value for _, value in held), counts
 
-    def _read(self, keys: Sequence[str]) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """(customer IDs, counts, entries) of each bucket, in order. The server is always one pipeline ahead."""
+    def _read(self, keys: Sequence[str]) -> Iterator[_Part]:
+        """Each bucket, in order. The server is always one pipeline ahead."""
         shares = [keys[start : start + _PIPELINE] for start in range(0, len(keys), _PIPELINE)]
         with ThreadPoolExecutor(max_workers=1) as ahead:
             asked = [ahead.submit(self._read_share, share) for share in shares[:2]]
@@ -241,8 +244,9 @@ class RedisStore:
                     asked.append(ahead.submit(self._read_share, shares[index + 2]))
                 yield from answers
 
-    def _read_share(self, keys: Sequence[str]) -> list[tuple[bytes, bytes, bytes]]:
-        return [tuple(answer) for answer in self._pipeline([("EVALSHA", _sha(_READ), 1, key) for key in keys])]
+    def _read_share(self, keys: Sequence[str]) -> list[_Part]:
+        answers = self._pipeline([("EVALSHA", _sha(_READ), 1, key) for key in keys])
+        return [(ids, entries, _counts(entries, counts)) for ids, entries, counts in answers]
 
     def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers, in order. Scripts that a server has not seen yet are sent whole."""
@@ -339,30 +343,30 @@ def _sha(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-def _counts(counts: bytes) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    return np.frombuffer(counts, dtype="<u2").astype(np.int64)
+def _counts(entries: bytes, counts: bytes) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """How many entries each customer has: one, if the script told nothing else."""
+    if counts:
+        return np.frombuffer(counts, dtype="<u2").astype(np.int64)
+    return np.ones(len(entries) // codec.ENTRY_BYTES, dtype=np.int64)
 
 
-def _joined(parts: Iterable[tuple[bytes, bytes, bytes]]) -> tuple[bytes, bytes, bytes]:
-    ids, counts, values = zip(*parts, strict=True) if parts else ((), (), ())
-    return b"".join(ids), b"".join(counts), b"".join(values)
+def _joined(parts: Sequence[_Part]) -> _Part:
+    ids, entries, counts = zip(*parts, strict=True) if parts else ((), (), ())
+    return b"".join(ids), b"".join(entries), np.concatenate([*counts, np.empty(0, np.int64)])
 
 
-def _batch(ids: bytes, counts: bytes, values: bytes, horizon: int, *, latest_only: bool) -> Iterator[pa.RecordBatch]:
+def _batch(part: _Part, horizon: int, *, latest_only: bool) -> Iterator[pa.RecordBatch]:
     """One batch of what is visible, if anything is. Devices stand latest first already."""
-    if not counts:
-        return
-    each = _counts(counts)
-    times = codec.unpack_times(values)
-    columns = [texts(ids), codec.unpack_uuids(values), pa.array(times)]
-    first = np.cumsum(each) - each
-    if len(times) > len(each):
-        columns[0] = columns[0].take(pa.array(np.repeat(np.arange(len(each)), each)))
+    ids, entries, counts = part
+    times = codec.unpack_times(entries)
+    columns = [texts(ids), codec.unpack_uuids(entries), pa.array(times)]
     keep = times > horizon
-    if latest_only and len(times) > len(each):
-        newest = np.zeros(len(times), dtype=bool)
-        newest[first] = True
-        keep &= newest
+    if len(times) > len(counts):
+        columns[0] = columns[0].take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+        if latest_only:
+            newest = np.zeros(len(times), dtype=bool)
+            newest[np.cumsum(counts) - counts] = True
+            keep &= newest
     batch = pa.RecordBatch.from_arrays(columns, schema=EXPORT_SCHEMA)
     if not keep.all():
         batch = batch.filter(pa.array(keep))
