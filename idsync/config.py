@@ -221,6 +221,8 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
             yield f'partner: missing; destinations[{index}] of kind "s3" puts it in front of every key'
         if not destination.get("bucket") and not destination.get("environment"):
             yield f'destinations[{index}].bucket: missing; give it, or environment = "production" or "beta"'
+        if destination.get("role_arn"):
+            yield f"destinations[{index}].role_arn: not supported by this version; use a profile that assumes the role"
 
 
 def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:

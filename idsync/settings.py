@@ -40,7 +40,7 @@ def _store_url(url: str, info: ValidationInfo) -> str:
 
 
 def _redirect_host(host: str) -> str:
-    if not re.fullmatch(r"\.?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?", host):
+    if not re.fullmatch(r"\.?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?|\[::1\]", host):
         raise ValueError('must be a lower-case host, "dpm.demdex.net", or ".example.com" for it and its subdomains')
     return host
 

@@ -7,12 +7,14 @@ say, and keeps the first object under a key for ever. Signatures are not checked
 import base64
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
+
+from moto.server import ThreadedMotoServer
 
 TEXTS = {
     "AccessDenied": 403,
@@ -30,7 +32,7 @@ TEXTS = {
 @dataclass
 class StrictS3:
     """`objects` by path (/bucket/key) and `acls`; `faults` are used up one a PUT: an error code, "lose the answer",
-    or "" for none."""
+    "hang" (never answer; nothing is kept), "hang after storing", or "" for none. `hanging` is set once one does."""
 
     url: str = ""
     buckets: set[str] = field(default_factory=lambda: {"inbound"})
@@ -38,6 +40,7 @@ class StrictS3:
     acls: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     puts: int = 0
+    hanging: Event = field(default_factory=Event)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -56,13 +59,26 @@ class _Handler(BaseHTTPRequestHandler):
         if code := self._objection(path, digest, fault):
             self._refuse(code)
             return
+        if fault == "hang":
+            self._hang()
+            return
         state.objects[path] = body
         state.acls[path] = self.headers["x-amz-acl"]
+        if fault == "hang after storing":
+            self._hang()
+            return
         if fault == "lose the answer":
             self.close_connection = True
             self.connection.close()
             return
         self._answer(200, b"", {"x-amz-checksum-sha256": digest})
+
+    def _hang(self) -> None:
+        """Until the client is gone."""
+        self.state.hanging.set()
+        self.close_connection = True
+        with suppress(ConnectionResetError):
+            self.connection.recv(1)
 
     def _objection(self, path: str, digest: str, fault: str) -> str | None:
         """The code with which this PUT is refused, if it is."""
@@ -122,3 +138,13 @@ def strict_s3() -> Iterator[StrictS3]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def moto_s3() -> Iterator[str]:
+    """The URL of a server that knows all calls, but accepts wrong checksums."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()

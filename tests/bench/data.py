@@ -11,7 +11,7 @@ TRAITS = "traits"
 
 # One to one over all numbers used here, in no order: 18 characters, as customer IDs often are.
 _CUSTOMER = "'C' || lpad(((i::HUGEINT * 61680670010987651) % 100000000000000000)::VARCHAR, 17, '0')"
-_UUID = "lpad((hash(i, 7) % 10000000000000000000)::VARCHAR, 19, '0') || lpad((hash(i, 8) % 10000000000000000000)::VARCHAR, 19, '0')"
+_UUID = " || ".join(f"lpad((hash(i, {salt}) % 10000000000000000000)::VARCHAR, 19, '0')" for salt in (7, 8))
 
 
 def _one_of(salt: int, *values: str) -> str:

@@ -9,6 +9,7 @@ set. Needs about 8 GB of disk and, for the plain program, 3 GB of memory at ten 
 import argparse
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -139,6 +140,8 @@ def _here() -> dict[str, str]:
 
 
 def ours(name: str, url: str, feed: Path, folder: Path, unmatched: str = "drop") -> tuple[float, float]:
+    for left in (f"state-{name}", f"out-{name}"):
+        shutil.rmtree(folder / left, ignore_errors=True)
     config = folder / f"{name}.toml"
     config.write_text(CONFIG.format(name=name, url=url, feed=feed, unmatched=unmatched))
     seconds, memory, out = timed("-m", "reconcile", "run", "bench", "--config", str(config), folder=folder)
@@ -200,7 +203,7 @@ def compare(folder: Path, records: int, *, mget: bool) -> None:
     results["DuckDB `COPY` once more, at the end"] = again[:2]
     print("| what | seconds | times COPY | peak GB |\n|---|---|---|---|")
     for name, (seconds, memory) in results.items():
-        print(f"| {name} | {seconds:.1f} | {copy[0] / seconds:.2f}× | {memory:.2f} |")
+        print(f"| {name} | {seconds:.1f} | {copy[0] / seconds:.2f} | {memory:.2f} |")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from idsync.settings import DirectoryDestination, S3Destination
 from reconcile.delivery.base import Delivery
@@ -15,7 +14,7 @@ from reconcile.delivery.directory import DirectoryDelivery
 from reconcile.delivery.s3 import S3Delivery
 from reconcile.errors import DeliveryConflict, DestinationRefused, DestinationUnavailable
 from reconcile.files import FrozenFile
-from tests.s3 import StrictS3, strict_s3
+from tests.s3 import StrictS3, moto_s3, strict_s3
 
 PLANNED_AT = 1_790_000_000_000  # 2026-09-21 in UTC
 NAME = "ftp_dpm_12345_1790000000.sync.gz"
@@ -54,11 +53,8 @@ def strict() -> Iterator[StrictS3]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_s3() as url:
+        yield url
 
 
 @pytest.fixture(params=["directory", "strict", "moto"])

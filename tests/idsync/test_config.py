@@ -1,0 +1,168 @@
+"""The configuration: every fault at once, each with key and value; overrides; secrets."""
+
+from pathlib import Path
+
+import pytest
+
+from idsync import config
+from idsync.errors import ConfigError
+from idsync.settings import S3Destination, Settings
+
+GOOD = """
+partner = "acme"
+[store]
+url = "sqlite:///var/idsync.db"
+[privacy]
+gdpr_default = "does-not-apply"
+[[data_sources]]
+name = "crm"
+dpid = 12345
+[[feeds]]
+name = "crm-daily"
+data_source = "crm"
+inputs = "inbox/crm-*.csv"
+id_column = "customer_id"
+signals = ["gender"]
+destination = "local"
+[[destinations]]
+name = "local"
+kind = "directory"
+path = "var/delivered"
+[[destinations]]
+name = "aam-1"
+kind = "s3"
+environment = "production"
+"""
+BASE = Path("/srv/idsync")
+
+
+def parse(text: str = GOOD, **environ: str) -> Settings:
+    return config.parse(text, environ=environ, base=BASE, source="idsync.toml")
+
+
+def faults(text: str = GOOD, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, **environ)
+    assert caught.value.exit_status == 2
+    assert str(caught.value).startswith(f"idsync.toml: {len(caught.value.faults)} fault")
+    return list(caught.value.faults)
+
+
+def test_relative_paths_are_relative_to_the_file() -> None:
+    settings = parse()
+    assert settings.store.url == "sqlite:////srv/idsync/var/idsync.db"
+    assert settings.feeds[0].inputs == "/srv/idsync/inbox/crm-*.csv"
+    assert settings.destinations[0] == settings.destination("local")
+    assert settings.reconcile.state_dir == BASE / "var/reconcile"
+    assert parse(GOOD.replace("sqlite:///var", "sqlite:////data")).store.url == "sqlite:////data/idsync.db"
+
+
+def test_all_faults_are_told_at_once() -> None:
+    text = (
+        GOOD.replace('gdpr_default = "does-not-apply"', "vendor_id = 0")
+        .replace("dpid = 12345", "dpid = 0\nintegratio_code = 7")
+        .replace('data_source = "crm"', 'data_source = "crmm"')
+        .replace('destination = "local"', 'destination = "nowhere"\nuser_id = "idfa"\nchanges_only = true')
+        .replace('environment = "production"', 'enviroment = "production"')
+        + '[[destinations]]\nname = "local"\nkind = "sftp"\n[endpont]\nbind = "x"\n'
+    )
+    assert faults(text.replace('partner = "acme"\n', "")) == [
+        "privacy.gdpr_default: missing",
+        "privacy.vendor_id = 0: must be greater than or equal to 1",
+        "data_sources[0].dpid = 0: must be greater than or equal to 1",
+        'data_sources[0].integratio_code = 7: unknown key; did you mean "integration_code"?',
+        'destinations[1].enviroment = "production": unknown key; did you mean "environment"?',
+        'destinations[2].kind = "sftp": destinations of kind sftp are not supported by this version',
+        'endpont = {…}: unknown key; did you mean "endpoint"?',
+        'destinations[2].name = "local": the same as in destinations[0]',
+        'feeds[0].data_source = "crmm": no such data source; did you mean "crm"?',
+        'feeds[0].destination = "nowhere": no such destination; known here: aam-1, local',
+        'feeds[0].user_id = "idfa": must be "uuid" or "customer-id" in this version',
+        "feeds[0].changes_only = true: not supported by this version",
+        'partner: missing; destinations[1] of kind "s3" puts it in front of every key',
+        'destinations[1].bucket: missing; give it, or environment = "production" or "beta"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("sqlite:///var/idsync.db", "postgres://x", "must start with sqlite:///"),
+        ("sqlite:///var/idsync.db", "sqlite://var/idsync.db", "a sqlite URL is"),
+        ("sqlite:///var/idsync.db", "redis://u:hush@h:6379", "a password in the file"),
+        ('signals = ["gender"]', "", "sends nothing"),
+        ('signals = ["gender"]', 'signals = ["a\\"b"]', "feeds[0].signals[0]"),
+        ('signals = ["gender"]', 'signals = ["customer_id"]', "an ID is never sent as data"),
+        ('signals = ["gender"]', 'signals = "gender"', "feeds[0].signals"),
+        ('id_column = "customer_id"', 'id_column = "customer_id"\nunmatched = "emit"', "have no UUID"),
+        ('id_column = "customer_id"', 'id_column = "customer_id"\ncompression = "pgp"', "not supported"),
+        ('id_column = "customer_id"', 'id_column = "customer_id"\nmax_rejected = 2', "less than or equal to 1"),
+        ("inbox/crm-*.csv", "s3://bucket/crm", "only local paths"),
+        ('kind = "directory"\n', "", "destinations[0].kind: missing"),
+        ('environment = "production"', 'environment = "production"\nrole_arn = "arn:x"', "role_arn: not supported"),
+        ("[privacy]", '[endpoint]\nredirect_hosts = ["https://x"]\n[privacy]', "must be a lower-case host"),
+        ("[privacy]", '[endpoint]\npublic_url = "sync.example.com"\n[privacy]', "scheme and host only"),
+        ("[privacy]", '[reconcile]\nmemory_limit = "lots"\n[privacy]', "must be a size"),
+        ("[[data_sources]]", '[[data_sources]]\nname = "web"\ndpid = 12345\n[[data_sources]]', "the same as in"),
+    ],
+)
+def test_each_kind_of_fault_names_its_place(old: str, new: str, fault: str) -> None:
+    assert any(fault in found for found in faults(GOOD.replace(old, new)))
+
+
+def test_a_file_that_is_no_toml_or_not_there(tmp_path: Path) -> None:
+    assert "not valid TOML" in faults("partner = ")[0]
+    with pytest.raises(ConfigError, match="no such file"):
+        config.load(tmp_path / "missing.toml", {})
+    with pytest.raises(ConfigError, match="can't be read"):
+        config.load(tmp_path, {})
+
+
+def test_the_file_is_named_by_option_then_environment(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(GOOD.replace('"acme"', f'"{name}"'))
+    environ = {"IDSYNC_CONFIG": str(tmp_path / "two.toml")}
+    assert config.load(tmp_path / "one.toml", environ).partner == "one"
+    assert config.load(None, environ).partner == "two"
+
+
+def test_any_value_can_come_from_the_environment() -> None:
+    settings = parse(
+        IDSYNC_PARTNER="other",
+        IDSYNC_STORE__URL="redis://user:hush@host:6379/0",
+        IDSYNC_STORE__MAPPING_TTL_DAYS="7",
+        IDSYNC_ENDPOINT__REDIRECT_HOSTS='["a.example", ".b.example"]',
+        IDSYNC_DESTINATIONS__AAM_1__BUCKET="mine",
+        IDSYNC_FEEDS__0__TARGET="21",
+    )
+    assert (settings.partner, settings.store.mapping_ttl_days) == ("other", 7)
+    assert settings.store.url == "redis://user:hush@host:6379/0"
+    assert settings.endpoint.redirect_hosts == ("a.example", ".b.example")
+    bucket = settings.destination("aam-1")
+    assert isinstance(bucket, S3Destination)
+    assert bucket.bucket == "mine"
+    assert settings.feeds[0].target == 21
+
+
+def test_overrides_that_fit_nowhere_are_faults_but_not_what_kubernetes_sets() -> None:
+    found = faults(
+        IDSYNC_ENDPONT__BIND="x",
+        IDSYNC_STORE__ULR="x",
+        IDSYNC_DESTINATIONS__NOBODY__BUCKET="x",
+        IDSYNC_FEEDS="x",
+        IDSYNC_PARTNER__X="x",
+        IDSYNC_PORT="tcp://10.0.0.1:80",
+        IDSYNC_SERVICE_HOST="10.0.0.1",
+    )
+    assert found[0] == '$IDSYNC_DESTINATIONS__NOBODY__BUCKET: no member is called "nobody"'
+    assert found[1] == '$IDSYNC_ENDPONT__BIND: there is no table "endpont"; did you mean "endpoint"?'
+    assert any('"partner" is a value' in fault for fault in found)
+    assert any('store.ulr = "x": unknown key; did you mean "url"?' in fault for fault in found)
+
+
+def test_no_fault_shows_a_password() -> None:
+    for text in faults(IDSYNC_STORE__URL="rediss://user:hush@host:bad", IDSYNC_STORE__BUCKETS="0"):
+        assert "hush" not in text
+    assert config.mask("can't reach redis://user:hush@host:1/0, nor rediss://:hush@other") == (
+        "can't reach redis://user:***@host:1/0, nor rediss://:***@other"
+    )

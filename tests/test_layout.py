@@ -1,0 +1,59 @@
+"""The house rules that a reader relies on: who may import whom, and which modules are pure."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PURE = [
+    *("idsync/ids.py", "idsync/call.py", "idsync/consent.py", "idsync/redirect.py", "idsync/decision.py"),
+    *("idsync/identity.py", "idsync/outcomes.py", "idsync/reply.py", "idsync/store/codec.py"),
+    *(
+        "reconcile/feed.py",
+        "reconcile/lines.py",
+        "reconcile/names.py",
+        "reconcile/engine/sql.py",
+        "reconcile/screen.py",
+    ),
+]
+IMPURE_MODULES = {
+    *("flask", "werkzeug", "gunicorn", "redis", "socket", "sqlite3", "duckdb", "boto3", "os", "sys", "time", "random"),
+    *("secrets", "subprocess", "pathlib", "threading", "logging"),
+}
+# What the job takes from the endpoint's package: the store, the settings, what an ID is, how a command line behaves.
+SHARED = {"idsync.store", "idsync.ids", "idsync.config", "idsync.settings", "idsync.errors", "idsync.cli"}
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of the modules that a file imports, `from package import module` included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_endpoint_knows_nothing_of_the_job() -> None:
+    for path in (ROOT / "idsync").rglob("*.py"):
+        assert not {name for name in imports(path) if name.partition(".")[0] in {"reconcile", "tests"}}, path
+
+
+def test_the_job_uses_only_what_is_shared() -> None:
+    for path in (ROOT / "reconcile").rglob("*.py"):
+        for name in imports(path):
+            if name.startswith("idsync."):
+                assert any(name == shared or name.startswith(f"{shared}.") for shared in SHARED), (path, name)
+
+
+@pytest.mark.parametrize("path", PURE)
+def test_pure_modules_import_nothing_that_acts(path: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(ROOT / path)} & IMPURE_MODULES
+
+
+def test_the_top_level_is_as_it_should_be() -> None:
+    known = {"requirements.txt", "README.md", "pyproject.toml", "idsync", "reconcile", "deploy", "tests", "var"}
+    extra = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - known
+    assert extra <= {"idsync.toml"}
