@@ -156,7 +156,7 @@ class Reconcile(Table):
     """Where the job keeps its ledger, run folders and held records, for how long, and how much memory a join takes."""
 
     state_dir: ConfigPath = Field(default=Path("var/reconcile"), validate_default=True)
-    memory_limit: Annotated[str, AfterValidator(_memory)] = "1500MB"
+    memory_limit: Annotated[str, AfterValidator(_memory)] = "1300MB"
     keep_runs_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
 

@@ -59,9 +59,10 @@ def history(config_path: Path | None, feed: str | None, as_json: bool) -> None:
 
 
 def _nothing(summary: Summary, pattern: str) -> str:
-    waiting = f"; {summary.held:,} held records still wait for their sync" if summary.held else ""
+    waiting = f"; waiting for their sync: {report.amount(summary.held, 'held record')}" if summary.held else ""
     if summary.known_inputs:
-        return f"nothing to do: all {summary.known_inputs} files of {pattern} were delivered before{waiting}"
+        known = report.amount(summary.known_inputs, "file")
+        return f"nothing to do: {known} of {pattern}, all delivered before{waiting}"
     return f"nothing to do: no file matches {pattern}{waiting}"
 
 

@@ -26,10 +26,10 @@ def funnel(summary: Summary, feed: Feed) -> RenderableType:
     table.add_column("number", justify="right")
     table.add_column("share", justify="right")
     table.add_column("")
-    files = len(summary.inputs)
-    origin = f"from {files} file{'s' * (files != 1)}" + f", {summary.from_hold:,} from hold" * bool(summary.from_hold)
-    _row(table, summary, "read", summary.read, origin)
-    _row(table, summary, "  matched", summary.matched, f"{summary.lines:,} lines of {summary.mappings:,} mappings read")
+    origins = [f"from {amount(len(summary.inputs), 'file')}"] * bool(summary.inputs)
+    origins += [f"{summary.from_hold:,} from hold"] * bool(summary.from_hold)
+    _row(table, summary, "read", summary.read, ", ".join(origins))
+    _row(table, summary, "  matched", summary.matched, amount(summary.lines, "line"))
     if summary.silent:
         _row(table, summary, "    of these silent", summary.silent, "matched, but every column to send is empty")
     _row(table, summary, "  unmatched", summary.unmatched, _UNMATCHED[feed.unmatched] if summary.unmatched else "")
@@ -54,6 +54,11 @@ def history(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def amount(number: int, thing: str) -> str:
+    """`1 file`, `1,200 files`."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def _row(table: Table, summary: Summary, name: str, count: int, note: str) -> None:
     share = f"{count / summary.read:.1%}" if summary.read else ""
     table.add_row(name, f"{count:,}", share, Text(note, style="dim"))
@@ -67,16 +72,18 @@ def _title(summary: Summary) -> str:
 def _notes(summary: Summary, feed: Feed) -> list[Text]:
     notes = []
     if summary.superseded:
-        notes.append(f"{summary.superseded:,} held records were replaced by newer ones of the same customers")
+        notes.append(f"replaced by newer records of the same customers: {amount(summary.superseded, 'held record')}")
     if summary.known_inputs:
-        notes.append(f"{summary.known_inputs:,} input files were delivered before, or are copies, and were passed over")
+        notes.append(f"delivered before, or a copy, and passed over: {amount(summary.known_inputs, 'input file')}")
     if feed.unmatched == "hold" and summary.held:
-        notes.append(f"{summary.held:,} customers wait for their sync, up to {feed.held_days} days")
+        notes.append(f"waiting for their sync, up to {feed.held_days} days: {amount(summary.held, 'customer')}")
     if summary.rejects_file:
         notes.append(f"rejected records: {summary.rejects_file}")
     for file in summary.files:
         where = file.get("location", file["name"])
-        notes.append(f"{where}  {file['lines']:,} lines, {file['bytes']:,} bytes, SHA-256 {file['sha256'][:16]}…")
+        notes.append(
+            f"{where}  {amount(file['lines'], 'line')}, {file['bytes']:,} bytes, SHA-256 {file['sha256'][:16]}…"
+        )
     if summary.status == "delivered" and not summary.files:
         notes.append("no record had anything to send, so there is no file: Audience Manager takes no empty ones")
     return [Text(note) for note in notes]

@@ -23,6 +23,7 @@ from reconcile.feed import Plan
 from reconcile.screen import text_buffer
 
 BATCH_ROWS = 100_000
+HASH_SHARE_ROWS = 5_000_000
 MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at a time as surely fit
 
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -170,12 +171,24 @@ class DuckEngine:
 
     def _find_repeats(self) -> bool:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
-        hashes = {"repeated_ids": _repeated(self._numbers("SELECT hash(id) AS h FROM records"))}
-        uuids = "SELECT hash(uuid) AS h FROM mappings" if self._plan.by_uuid else "SELECT hash('') AS h LIMIT 0"
-        hashes["repeated_uuids"] = _repeated(self._numbers(uuids))
+        hashes = {
+            "repeated_ids": self._repeated("records", "id"),
+            "repeated_uuids": self._repeated("mappings", "uuid") if self._plan.by_uuid else np.empty(0, np.uint64),
+        }
         for name, values in hashes.items():
             self._con.register(name, pa.table({"h": values}))
         return any(len(values) for values in hashes.values())
+
+    def _repeated(self, table: str, column: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+        """The hashes of values that stand in the column more than once; a share of them at a time, to save memory."""
+        shares = int(self._value(f"SELECT count(*) FROM {table}")) // HASH_SHARE_ROWS + 1
+        found = []
+        for share in range(shares):
+            query = f"SELECT hash({column}) AS h FROM {table} WHERE hash({column}) % {shares} = {share}"
+            hashes = self._con.sql(query).fetchnumpy()["h"]
+            hashes.sort()
+            found.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
+        return np.concatenate(found)
 
     def _merge(self, sink: Sink, outcome: Outcome) -> None:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
@@ -220,14 +233,11 @@ class DuckEngine:
                 raise
             finally:
                 con.unregister("source")
+                pa.default_memory_pool().release_unused()
 
     def _stream(self, query: str) -> Iterator[pa.RecordBatch]:
         with _spill_errors():
             yield from self._con.sql(query).to_arrow_reader(BATCH_ROWS)
-
-    def _numbers(self, query: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-        found: np.ndarray[tuple[int], np.dtype[np.uint64]] = self._con.sql(query).fetchnumpy()["h"]
-        return found
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         with _spill_errors():
@@ -298,9 +308,3 @@ def _packed(line: str) -> list[str]:
     """A line as few that fit. No item is too long for one: such records have been rejected."""
     user, _, rest = line.rstrip("\n").partition("\t")
     return lines.pack(user, list(lines.split_items(rest)))
-
-
-def _repeated(hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-    """The values that stand in the array more than once."""
-    hashes.sort()
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])

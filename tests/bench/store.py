@@ -29,9 +29,9 @@ from tests.servers import RedisServer, redis_server
 SEED = 7
 DPID = 12345
 NOW = 1_790_000_000_000
-BUCKETS = 32_768
 RECORD_SYNCS = 10_000
 SUBSET = 10_000
+BUCKETS: int = Store.model_fields["buckets"].default
 PEER_ROWS = 65_536
 PEER_COMMANDS = 1_000
 TTL_SECONDS = 120 * 86_400

@@ -1,9 +1,11 @@
 """What every destination promises, on each kind of destination; then what only S3 can do wrong."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import boto3
 import pytest
@@ -130,6 +132,23 @@ def test_a_half_copied_file_is_never_seen_under_its_name(tmp_path: Path) -> None
     (out / f".{NAME}.part").write_bytes(b"left by a crash")
     DirectoryDelivery(out).deliver(path, file, PLANNED_AT)
     assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == {NAME: b"some bytes"}
+
+
+def test_who_comes_between_the_look_and_the_copy_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, file = frozen(tmp_path, b"some bytes")
+    out = tmp_path / "out"
+    copy = shutil.copyfileobj
+
+    def slow_copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        copy(source, target, length)
+        (out / NAME).write_bytes(b"somebody else's")
+
+    monkeypatch.setattr(shutil, "copyfileobj", slow_copy)
+    with pytest.raises(DeliveryConflict):
+        DirectoryDelivery(out).deliver(path, file, PLANNED_AT)
+    assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == {NAME: b"somebody else's"}
 
 
 def test_objects_carry_the_acl(strict: StrictS3, tmp_path: Path) -> None:

@@ -6,15 +6,19 @@ import threading
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from idsync.errors import ConfigError, StoreMisconfigured, StoreUnavailable, UsageError
 from reconcile import lines, names
+from reconcile.engine.duckdb import DuckEngine, Outcome
 from reconcile.errors import DeliveryConflict, DestinationRefused, InputChanging, InputRefused, RunLocked, RunRefused
 from reconcile.inputs import delimited
+from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
 from reconcile.progress import Meter
 from reconcile.run import run
+from reconcile.summary import Summary
 from tests.reconcile.samples import NOW, NOW_SECONDS, SIGNALS, World, content, figures, uuid
 
 
@@ -246,6 +250,7 @@ def test_unmatched_records_wait_and_go_out_after_their_sync(world: World) -> Non
     assert not list(world.delivered.glob("*"))
     summary = world.run()
     assert figures(summary, "status", "held") == ("nothing-to-do", 2)
+    assert len(list(world.state.glob("runs/*"))) == len(Ledger(world.state / "ledger.db").history()) == 1
     world.sync(("c1", uuid(1)))
     summary = world.run()
     assert figures(summary, "status", "read", "from_hold", "matched", "held") == ("delivered", 2, 2, 1, 1)
@@ -464,6 +469,21 @@ def test_the_manifest_describes_what_was_frozen(world: World) -> None:
     assert entry["lines"] == 1
     assert entry["bytes"] == (folder / "files" / entry["name"]).stat().st_size
     assert summary.files[0]["sha256"] == entry["sha256"]
+
+
+def test_sums_that_do_not_agree_refuse_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.put("a.csv", [("c1", "f", "", ""), ("", "f", "", "")])
+    world.feed += "max_rejected = 1.0\n"
+    monkeypatch.setattr(DuckEngine, "take_faults", lambda *_: [])
+    monkeypatch.setattr("reconcile.run._settle_counts", _forgetful)
+    with pytest.raises(RunRefused, match=r"2 records read, but 0 matched \+ 1 unmatched \+ 0 rejected"):
+        world.run()
+    assert not world.delivered.exists()
+
+
+def _forgetful(outcome: Outcome, summary: Summary) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    summary.unmatched = 1
+    return np.array([0], dtype=np.int64)
 
 
 def test_an_unknown_feed_is_wrong_usage(world: World) -> None:
