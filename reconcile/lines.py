@@ -18,7 +18,8 @@ MAX_LINES_PER_USER = 200
 # What a key or value can't hold. Python's `re` and DuckDB's RE2 read this pattern alike.
 UNSENDABLE = r'["\x00-\x1f\x7f]'
 # A column of trait IDs: "24", "24,26", "24|26", "24;26", blanks around the separators allowed.
-TRAIT_LIST = r"^ *[0-9]{1,18} *([,|;] *[0-9]{1,18} *)*$"
+MAX_TRAIT_DIGITS = 18
+TRAIT_LIST = rf"^ *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *([,|;] *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *)*$"
 
 _UNSENDABLE = re.compile(UNSENDABLE)
 _ITEM = re.compile(

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from reconcile import inputs
 from reconcile.engine.duckdb import Reject
-from reconcile.feed import Plan, SignalItem
+from reconcile.feed import Plan, SignalItem, TraitsItem
 from reconcile.inputs import Input
 from reconcile.screen import is_clean
 
@@ -25,7 +25,7 @@ class Records:
     """Numbers run through all files in order: a file's first record follows the last of the file before.
 
     While `batches` is read, `read` counts the records (`counts`: for each input), `bad` collects those that can't be
-    read, and `suspects` the ranges of numbers among which an ID or a signal may break a rule.
+    read, and `suspects` the ranges of numbers among which a record may break a rule.
     """
 
     def __init__(self, sources: Sequence[Input], plan: Plan, schema: pa.Schema, *, start: int = 0) -> None:
@@ -36,7 +36,7 @@ class Records:
         self.bad: list[Reject] = []
         self.suspects: list[tuple[int, int]] = []
         self.counts: dict[str, int] = {}
-        self._signals = plan.positions(SignalItem)
+        self._signals, self._traits = plan.positions(SignalItem), plan.positions(TraitsItem)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for source in self._sources:
@@ -49,7 +49,8 @@ class Records:
                 last = [bad.ordinal for bad in chunk.bad] + chunk.ordinals[-1:].tolist()
                 self._next = max(self._next, start + 1 + max(last, default=-1))
                 seqs = chunk.ordinals + start
-                if len(seqs) and not is_clean(chunk.columns[0], [chunk.columns[1 + at] for at in self._signals]):
+                signals, traits = ([chunk.columns[1 + at] for at in kind] for kind in (self._signals, self._traits))
+                if len(seqs) and not is_clean(chunk.columns[0], signals, traits):
                     self.suspects.append((int(seqs[0]), int(seqs[-1])))
                 yield pa.RecordBatch.from_arrays([pa.array(seqs), *chunk.columns], schema=self._schema)
             inputs.check_unchanged(source)

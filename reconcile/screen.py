@@ -1,7 +1,7 @@
 """A look at whole Arrow buffers that tells most chunks of records free of faults, at memory speed.
 
-It only ever errs to the safe side: what it passes breaks no rule of `engine.sql.fault` for IDs and signals (a test
-holds the two together); what it does not pass is looked at record by record. Trait columns are always looked at.
+It only ever errs to the safe side: what it passes breaks no rule of `engine.sql.fault` (a test holds the two
+together); what it does not pass is looked at record by record.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from idsync.ids import MAX_CUSTOMER_ID_BYTES
-from reconcile.lines import MAX_LINE_BYTES
+from reconcile.lines import MAX_LINE_BYTES, MAX_TRAIT_DIGITS
 
 _FIRST_PRINTABLE = 0x20
 # Blank IDs, reserved characters, DEL, and the lead byte of the control characters U+0080 to U+009F.
@@ -18,13 +18,20 @@ _SUSPECT_IN_ID = (b" ", b":", b"%", b"\x7f", b"\xc2")
 _SUSPECT_IN_VALUE = (b'"', b"\x7f")
 
 
-def is_clean(customer_ids: pa.StringArray, signals: Sequence[pa.StringArray]) -> bool:
-    """Whether no ID and no signal of these can break a rule. Columns without nulls."""
+def is_clean(
+    customer_ids: pa.StringArray, signals: Sequence[pa.StringArray], traits: Sequence[pa.StringArray] = ()
+) -> bool:
+    """Whether no ID, signal or list of traits of these can break a rule. Columns without nulls."""
     lengths, data = text_buffer(customer_ids)
     if len(lengths) and (lengths.min() == 0 or lengths.max() > MAX_CUSTOMER_ID_BYTES):
         return False
     if _holds(data, _SUSPECT_IN_ID):
         return False
+    for column in traits:
+        lengths, data = text_buffer(column)
+        digits = np.frombuffer(data, np.uint8) if len(data) else np.full(1, ord("0"), np.uint8)
+        if digits.min() < ord("0") or digits.max() > ord("9") or (len(lengths) and lengths.max() > MAX_TRAIT_DIGITS):
+            return False
     for column in signals:
         lengths, data = text_buffer(column)
         if len(lengths) and lengths.max() > MAX_LINE_BYTES // 2:

@@ -88,22 +88,15 @@ class DuckEngine:
     def take_faults(self, suspects: Sequence[tuple[int, int]]) -> list[Reject]:
         """Remove the records that break a rule of IDs or values, and return them.
 
-        Only the records in `suspects` (ranges of seq, both ends included) can break one of IDs and signals.
+        Only the records in `suspects` (ranges of seq, both ends included) are looked at.
         """
-        found = self._faulty(sql.trait_fault(self._plan), "true")
-        if suspects:
-            ranges = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in suspects)
-            # the reason found last is kept: what is wrong with an ID is told before what is wrong with a value
-            found |= self._faulty(sql.fault(self._plan), ranges)
-        self.drop(np.array(list(found), dtype=np.int64))
-        return [found[seq] for seq in sorted(found)]
-
-    def _faulty(self, fault: str, condition: str) -> dict[int, Reject]:
-        rows = self._rows(
-            f"SELECT seq, id, reason FROM (SELECT seq, id, {fault} AS reason FROM records WHERE {condition})"
-            " WHERE reason IS NOT NULL"
-        )
-        return {seq: Reject(seq, customer_id, reason) for seq, customer_id, reason in rows}
+        if not suspects:
+            return []
+        ranges = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in suspects)
+        judged = f"SELECT seq, id, {sql.fault(self._plan)} AS reason FROM records WHERE {ranges}"
+        found = self._rows(f"SELECT seq, id, reason FROM ({judged}) WHERE reason IS NOT NULL ORDER BY seq")
+        self.drop(np.array([seq for seq, _, _ in found], dtype=np.int64))
+        return [Reject(*row) for row in found]
 
     def drop(self, seqs: Ints) -> None:
         if len(seqs):
@@ -125,7 +118,7 @@ class DuckEngine:
     def load_mappings(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Take in a store's export, also while `stage` is at work in another thread; the number of mappings."""
         latest = ", row_number() OVER (PARTITION BY customer_id ORDER BY last_seen DESC, uuid DESC) = 1 AS latest"
-        columns = f"customer_id, uuid{latest if self._plan.every_device else ''}"
+        columns = f"customer_id, {sql.UUID_HALVES}{latest if self._plan.every_device else ''}"
         self._insert(f"CREATE TABLE mappings AS SELECT {columns} FROM source", EXPORT_SCHEMA, batches)
         with self._con.cursor() as con:
             (count,) = con.execute("SELECT count(*) FROM mappings").fetchall()[0]
@@ -173,18 +166,18 @@ class DuckEngine:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
         hashes = {
             "repeated_ids": self._repeated("records", "id"),
-            "repeated_uuids": self._repeated("mappings", "uuid") if self._plan.by_uuid else np.empty(0, np.uint64),
+            "repeated_uuids": self._repeated("mappings", "high, low") if self._plan.by_uuid else np.empty(0, np.uint64),
         }
         for name, values in hashes.items():
             self._con.register(name, pa.table({"h": values}))
         return any(len(values) for values in hashes.values())
 
-    def _repeated(self, table: str, column: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-        """The hashes of values that stand in the column more than once; a share of them at a time, to save memory."""
+    def _repeated(self, table: str, columns: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+        """The hashes of values that stand in the table more than once; a share of them at a time, to save memory."""
         shares = int(self._value(f"SELECT count(*) FROM {table}")) // HASH_SHARE_ROWS + 1
         found = []
         for share in range(shares):
-            query = f"SELECT hash({column}) AS h FROM {table} WHERE hash({column}) % {shares} = {share}"
+            query = f"SELECT hash({columns}) AS h FROM {table} WHERE hash({columns}) % {shares} = {share}"
             hashes = self._con.sql(query).fetchnumpy()["h"]
             hashes.sort()
             found.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))

@@ -19,7 +19,7 @@ def record_columns(plan: Plan) -> list[str]:
 
 
 def fault(plan: Plan) -> str:
-    """The reason why an ID or a signal is refused, or NULL; the first that applies. IDs as on the endpoint."""
+    """The reason why a record is refused, or NULL; the first that applies. The same ID rules as on the endpoint."""
     cases = [
         f"WHEN regexp_matches(id, {literal(rule.pattern)}) THEN {literal(rule.reason)}"
         for rule in ids.CUSTOMER_ID_RULES
@@ -33,14 +33,10 @@ def fault(plan: Plan) -> str:
     for index in signals:
         room = lines.MAX_LINE_BYTES - len(f'\t"{plan.columns[index]}"=""\n'.encode())
         cases.append(f"WHEN strlen(v{index}) + {user} > {room} THEN 'line-too-long'")
+    for index in plan.positions(TraitsItem):
+        pattern = literal(lines.TRAIT_LIST)
+        cases.append(f"WHEN v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}) THEN 'trait-not-a-number'")
     return f"CASE {' '.join(cases)} END"
-
-
-def trait_fault(plan: Plan) -> str:
-    """The reason why a trait column is refused, or NULL."""
-    pattern = literal(lines.TRAIT_LIST)
-    wrong = [f"(v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}))" for index in plan.positions(TraitsItem)]
-    return f"CASE WHEN {' OR '.join(wrong)} THEN 'trait-not-a-number' END" if wrong else "NULL"
 
 
 def _trait_ids(column: str) -> str:
@@ -80,19 +76,25 @@ def item_list(plan: Plan) -> str:
     return f"list_concat({', '.join(lists)})" if len(lists) > 1 else lists[0]
 
 
+# A UUID is kept in the join as its two halves of 19 digits, each of which fits 64 bits: 16 bytes in place of 58, which
+# saves a third of the join's memory. Nothing is ever compared or counted with them; the zeros in front come back here.
+UUID_HALVES = "uuid[:19]::UBIGINT AS high, uuid[20:]::UBIGINT AS low"
+UUID = "lpad(m.high::VARCHAR, 19, '0') || lpad(m.low::VARCHAR, 19, '0')"
+
+
 def joined(plan: Plan, *, repeats: bool) -> str:
     """Every record with what its match says: `user_id` to send it for (NULL: nobody), `matched`, `counted`, `repeated`.
 
     A record has one row for each device that it is sent for; exactly one of them is `counted`. `repeated` marks users
     that may stand on several records, which are merged apart.
     """
-    user = "m.uuid" if plan.by_uuid else "r.id" if plan.emit_unmatched else "m.customer_id"
+    user = UUID if plan.by_uuid else "r.id" if plan.emit_unmatched else "m.customer_id"
     counted = "coalesce(m.latest, true)" if plan.every_device else "true"
     repeated = "r_repeated.h IS NOT NULL OR m_repeated.h IS NOT NULL" if repeats else "false"
     tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
     if repeats:
         tables += " LEFT JOIN repeated_ids r_repeated ON r_repeated.h = hash(r.id)"
-        tables += " LEFT JOIN repeated_uuids m_repeated ON m_repeated.h = hash(m.uuid)"
+        tables += " LEFT JOIN repeated_uuids m_repeated ON m_repeated.h = hash(m.high, m.low)"
     return (
         f"SELECT r.*, {user} AS user_id, m.customer_id IS NOT NULL AS matched, {counted} AS counted,"
         f" {repeated} AS repeated FROM {tables}"

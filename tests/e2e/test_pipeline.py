@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,16 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
     return Way(world, to_bucket(url), held, "/inbound/acme/", "s3:/")
 
 
+def _is_past(moment: int) -> bool:
+    return milliseconds_now() > moment
+
+
 def browse(endpoint: Endpoint) -> str:
     """A day on the website; the UUID that was made for the device without one."""
     for encoded, _, device in CALLS:
         assert endpoint.get(f"/ibs:dpid=12345&dpuuid={encoded}&d_uuid={device}").status == 200
-        answered = milliseconds_now()  # of two calls in one millisecond neither is the later
-        wait_until(lambda since=answered: milliseconds_now() > since, "a millisecond")
+        # of two calls in one millisecond neither is the later
+        wait_until(partial(_is_past, milliseconds_now()), "a millisecond")
     answer = endpoint.get("/sync?dpid=12345&dpuuid=minted&d_rtbd=json")
     minted = str(json.loads(answer.body)["uuid"])
     cookie = str(answer.header("Set-Cookie")).partition(";")[0]

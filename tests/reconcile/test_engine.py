@@ -153,17 +153,22 @@ def test_ids_are_judged_alike_on_the_endpoint_and_in_the_engine(texts: list[str]
     ]
 
 
+trait_text = st.sampled_from(["", "24", "24,25", "x", "1" * 18, "1" * 19, ",", " ", "\uff12\uff14"])
+
+
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.tuples(any_text, any_text), min_size=1, max_size=4))
-@example([("é", "x" * 60_000)])
-@example([("a", "x" * 102_400)])
-@example([("x" * 513, "")])
-def test_what_the_screen_passes_breaks_no_rule(rows: list[tuple[str, str]]) -> None:
-    asked = Plan("id", ("tier",), (SignalItem(0),), True, False, False)
+@given(st.lists(st.tuples(any_text, any_text, trait_text), min_size=1, max_size=4))
+@example([("é", "x" * 60_000, "")])
+@example([("a", "x" * 102_400, "")])
+@example([("x" * 513, "", "")])
+@example([("a", "", "1" * 19)])
+@example([("a", "", "1/2")])
+def test_what_the_screen_passes_breaks_no_rule(rows: list[tuple[str, str, str]]) -> None:
+    asked = Plan("id", ("tier", "traits"), (SignalItem(0), TraitsItem(1)), True, False, False)
     columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
-    query = f"SELECT {sql.fault(asked)} FROM (SELECT unnest(?) AS id, unnest(?) AS v0)"
+    query = f"SELECT {sql.fault(asked)} FROM (SELECT unnest(?) AS id, unnest(?) AS v0, unnest(?) AS v1)"
     reasons = [reason for (reason,) in duckdb.execute(query, [column.to_pylist() for column in columns]).fetchall()]
-    if is_clean(columns[0], columns[1:]):
+    if is_clean(columns[0], columns[1:2], columns[2:]):
         assert reasons == [None] * len(rows)
 
 
