@@ -11,12 +11,17 @@ import redis
 
 REDIS_CONF = Path(__file__).parent.parent / "deploy" / "redis.conf"
 START_SECONDS = 20
+HIGHEST_PORT = 55_535
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free now, and low enough for a cluster node, which takes the one 10,000 above it, too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port <= HIGHEST_PORT:
+            return port
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
