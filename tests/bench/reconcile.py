@@ -64,9 +64,9 @@ duckdb.execute(f'''COPY (
 
 MGET = """
 import csv, gzip, itertools, sys, redis
-feed, port, out = sys.argv[1:]
+feed, port, out, level = sys.argv[1:]
 client = redis.Redis(port=int(port))
-with open(feed, newline='') as file, gzip.open(out, 'wt', compresslevel=1) as lines:
+with open(feed, newline='') as file, gzip.open(out, 'wt', compresslevel=int(level)) as lines:
     reader = csv.DictReader(file)
     while rows := list(itertools.islice(reader, 1000)):
         for row, uuid in zip(rows, client.mget(['map:' + row['customer_id'] for row in rows])):
@@ -197,8 +197,10 @@ def compare(folder: Path, records: int, *, mget: bool) -> None:
             redis_server(Path(data_folder), "--appendonly", "no") as server,
         ):
             fill_strings(server, mappings)
-            plain = timed("-c", MGET, str(feed), str(server.port), str(folder / "mget.gz"), folder=folder)
-            results["plain Python, `MGET` of 1,000"] = plain[:2]
+            for level in (1, 9):
+                arguments = (str(feed), str(server.port), str(folder / "mget.gz"), str(level))
+                plain = timed("-c", MGET, *arguments, folder=folder)
+                results[f"plain Python, `MGET` of 1,000, gzip level {level}"] = plain[:2]
     again = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
     results["DuckDB `COPY` once more, at the end"] = again[:2]
     print("| what | seconds | times COPY | peak GB |\n|---|---|---|---|")
