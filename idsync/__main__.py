@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from idsync import config, ids
-from idsync.app import create_app, milliseconds_now
 from idsync.cli import command, group
 from idsync.decision import CUSTOMER_ID_EXPLANATIONS
 from idsync.errors import StoreUnavailable, UsageError
+from idsync.service import milliseconds_now, open_spool
 from idsync.settings import DataSource, Endpoint, Settings
 from idsync.store import open_store
 from idsync.store.base import Count, Device, MappingStore
@@ -26,8 +26,15 @@ cli = group("idsync", "Receives customer-ID syncs from a website and keeps them;
 @command(cli, "python -m idsync serve --config idsync.toml --bind 0.0.0.0:8000 --workers 2")
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen; unix:PATH too. Default: endpoint.bind.")
 @click.option("--workers", type=click.IntRange(1, 256), metavar="N", help="Processes. Default: endpoint.workers.")
-def serve(config_path: Path | None, bind: str | None, workers: int | None) -> None:
-    """Serve the endpoint in the foreground. SIGTERM lets calls in flight finish."""
+@click.option(
+    "--gunicorn-conf",
+    "limits",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Limits and time-outs. Default: deploy/gunicorn.conf.py.",
+)
+def serve(config_path: Path | None, bind: str | None, workers: int | None, limits: Path | None) -> None:
+    """Serve the endpoint in the foreground. SIGTERM lets calls in flight finish, SIGHUP replaces the workers."""
     from idsync import server  # noqa: PLC0415  gunicorn's import is a tenth of a second that no other command needs
 
     settings = config.load(config_path)
@@ -35,9 +42,10 @@ def serve(config_path: Path | None, bind: str | None, workers: int | None) -> No
         raise click.BadParameter("must be HOST:PORT or unix:PATH", param_hint="--bind")
     _try_store(settings)
     server.run(
-        lambda: create_app(settings, open_store(settings.store)),
+        settings,
         bind=bind or settings.endpoint.bind,
         workers=workers or settings.endpoint.workers,
+        limits=limits or server.LIMITS,
     )
 
 
@@ -63,11 +71,12 @@ def lookup(config_path: Path | None, data_source: str, customer_id: str) -> None
 
 @command(cli, "python -m idsync stats | jq .mappings")
 def stats(config_path: Path | None) -> None:
-    """Customers and mappings of each data source, and in all."""
+    """Customers and mappings of each data source, and in all; and the spool of this host's endpoint."""
     settings = config.load(config_path)
+    now = milliseconds_now()
     with _opened(settings) as store:
-        counts = store.count(milliseconds_now())
-    _print(_statistics(settings, counts))
+        counts = store.count(now)
+    _print({**_statistics(settings, counts), "spool": _spooled(settings, now)})
 
 
 @command(cli, "python -m idsync sweep")
@@ -87,13 +96,15 @@ def _is_bind(text: str) -> bool:
 
 
 def _try_store(settings: Settings) -> None:
-    """Stops for a store that can never work; only warns of one that is away: the website's calls need an answer."""
+    """Stops for a store or spool that can never work; only warns of a store that is away: hence the spool."""
+    with closing(open_spool(settings)) as spool:
+        spool.check()
     try:
         with _opened(settings) as store:
             store.check()
     except StoreUnavailable as error:
         problem = config.mask(error.problem)
-        click.echo(f"idsync: {problem}; serving all the same, /readyz tells when the store is there", err=True)
+        click.echo(f"idsync: {problem}; calls go to the spool, /readyz tells when the store is there", err=True)
 
 
 @contextmanager
@@ -136,6 +147,14 @@ def _statistics(settings: Settings, counts: Mapping[int, Count]) -> dict[str, ob
         "customers": sum(count.customers for count in counts.values()),
         "mappings": sum(count.mappings for count in counts.values()),
     }
+
+
+def _spooled(settings: Settings, now: int) -> dict[str, object]:
+    if not settings.endpoint.spool.exists():  # no endpoint has run here, and a look should not make the file
+        return {"mappings": 0, "age_seconds": 0.0}
+    with closing(open_spool(settings)) as spool:
+        mappings, seconds = spool.waiting(now)
+    return {"mappings": mappings, "age_seconds": seconds}
 
 
 def _print(answer: Mapping[str, object]) -> None:

@@ -4,10 +4,7 @@ Sync calls are told apart by the raw request target, before Flask's router sees 
 decoded path, where `%26` has become a separator already.
 """
 
-import os
 import time
-import traceback
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -15,28 +12,15 @@ from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from idsync import call, config, decision, ids, reply
-from idsync.errors import IdsyncError, StoreMisconfigured, StoreUnavailable
+from idsync import call, metrics, reply
+from idsync.decision import Decided, Signals
+from idsync.defects import log_defect
 from idsync.reply import Reply
-from idsync.settings import Settings
-from idsync.store.base import MappingStore
-
-_METHODS = ("GET", "HEAD")
-_ALLOW = ("Allow", ", ".join(_METHODS))
+from idsync.service import METHODS, Service, method_not_allowed
 
 
-def milliseconds_now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def create_app(
-    settings: Settings,
-    store: MappingStore,
-    *,
-    clock: Callable[[], int] = milliseconds_now,
-    entropy: Callable[[int], bytes] = os.urandom,
-) -> Flask:
-    """The endpoint over `store`. `clock` gives milliseconds since the epoch, `entropy(n)` n random bytes."""
+def create_app(service: Service) -> Flask:
+    """The endpoint, whole, for any WSGI server."""
     app = _Endpoint(__name__, static_folder=None)
 
     @app.before_request
@@ -44,26 +28,19 @@ def create_app(
         target = _raw_target()
         if not call.is_sync_call(target):
             return None
-        if request.method not in _METHODS:
-            return _leave(reply.text(405, "sync calls are GET\n", [_ALLOW]))
-        signals = decision.Signals(
-            cookie=request.environ.get("HTTP_COOKIE", ""), sec_gpc=request.environ.get("HTTP_SEC_GPC", "")
-        )
-        decided = answer(target, signals)
+        if request.method not in METHODS:
+            return _leave(method_not_allowed())
+        start = time.perf_counter()
+        decided = decide(target)
+        service.metrics.called(decided.outcome, decided.dpid, time.perf_counter() - start)
         return _leave(decided.reply)
 
-    def answer(target: str, signals: decision.Signals) -> decision.Decided:
-        admitted = decision.admit(
-            call.parse(target), signals, settings, now=clock(), entropy=entropy(ids.UUID_ENTROPY_BYTES)
-        )
-        if isinstance(admitted, decision.Decided):
+    def decide(target: str) -> Decided:
+        headers = request.environ
+        admitted = service.admit(target, Signals(headers.get("HTTP_COOKIE", ""), headers.get("HTTP_SEC_GPC", "")))
+        if isinstance(admitted, Decided):
             return admitted
-        try:
-            [uuid] = store.record([admitted.sync])
-        except (StoreUnavailable, StoreMisconfigured):
-            # Not logged call by call, that would be thousands of equal lines: /readyz tells the reason.
-            return decision.unavailable()
-        return decision.answer(admitted, uuid, settings)
+        return service.answer(admitted, service.recorder.record(admitted.sync))
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -71,11 +48,12 @@ def create_app(
 
     @app.get("/readyz")
     def readyz() -> Response:
-        try:
-            store.check()
-        except IdsyncError as error:
-            return _leave(reply.document(503, {"ready": False, "reason": config.mask(error.problem)}))
-        return _leave(reply.document(200, {"ready": True}))
+        return _leave(service.readiness())
+
+    @app.get("/metrics")
+    def exposition() -> Response:
+        body, content_type = metrics.expose(service.spooled)
+        return _leave(reply.content(200, body, content_type))
 
     @app.get("/robots.txt")
     def robots() -> Response:
@@ -84,7 +62,7 @@ def create_app(
     @app.errorhandler(HTTPException)
     def no_such_route(error: HTTPException) -> Response:
         status = error.code or 500
-        extra = [_ALLOW] if status == HTTPStatus.METHOD_NOT_ALLOWED else []
+        extra = [("Allow", ", ".join(METHODS))] if status == HTTPStatus.METHOD_NOT_ALLOWED else []
         return _leave(reply.text(status, f"{HTTPStatus(status).phrase}\n", extra))
 
     return app
@@ -108,9 +86,7 @@ class _Endpoint(Flask):
         self.url_map.merge_slashes = False  # a redirect to the "right" path would echo the path
 
     def log_exception(self, exc_info: Any) -> None:
-        """Where it failed, but neither the path nor the exception's own text: both may hold an ID."""
-        kind, _, trace = exc_info
-        self.logger.error("%s while answering\n%s", kind.__name__, "".join(traceback.format_tb(trace)))
+        log_defect(exc_info[1])
 
 
 def _leave(answer: Reply) -> Response:

@@ -195,6 +195,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
     """Faults between tables. Works on the raw data, so that they are told together with the faults inside tables."""
+    yield from _store_faults(raw.get("store"))
     sources, feeds, destinations = (_tables(raw, key) for key in ("data_sources", "feeds", "destinations"))
     if not sources and "data_sources" in raw:
         yield "data_sources: empty; every ID belongs to a data source"
@@ -223,6 +224,18 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
             yield f'destinations[{index}].bucket: missing; give it, or environment = "production" or "beta"'
         if destination.get("role_arn"):
             yield f"destinations[{index}].role_arn: not supported by this version; use a profile that assumes the role"
+
+
+def _store_faults(store: Any) -> Iterator[str]:
+    if not isinstance(store, dict) or not isinstance(url := store.get("url"), str):
+        return
+    for key in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+        if key in store and not url.startswith("rediss"):
+            yield f"store.{key}: store.url has no TLS; let it start with rediss:// or rediss+cluster://"
+    if "tls_key_file" in store and "tls_cert_file" not in store:
+        yield "store.tls_cert_file: missing; store.tls_key_file is the key of a certificate"
+    if store.get("replicas") and url.startswith("sqlite"):
+        yield f"store.replicas = {_show(store['replicas'])}: SQLite has none; it goes with a redis URL"
 
 
 def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:

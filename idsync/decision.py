@@ -7,6 +7,7 @@ Order of the checks, where several would refuse:
 4. identity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,11 @@ from idsync.settings import Settings
 from idsync.store.base import Sync
 
 RETRY_AFTER_SECONDS = 10
+_NOT_KEPT = {
+    Outcome.STORE_UNAVAILABLE: "nothing was stored: neither the store nor the spool takes it; try again",
+    Outcome.OVERLOADED: "nothing was stored: too many calls wait for the store; try again",
+    Outcome.FAILED: "nothing was stored: the endpoint failed; try again",
+}
 CUSTOMER_ID_EXPLANATIONS = {rule.reason: rule.explanation for rule in ids.CUSTOMER_ID_RULES} | {
     ids.ID_TOO_LONG: f"the customer ID is longer than {ids.MAX_CUSTOMER_ID_BYTES} bytes"
 }
@@ -31,8 +37,11 @@ class Signals(NamedTuple):
 
 
 class Decided(NamedTuple):
+    """`dpid`: the data source that the call names, known here or not; None where it names none."""
+
     outcome: Outcome
     reply: Reply
+    dpid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +62,40 @@ def admit(
     dpid = ids.parse_dpid(call.dpid or "")
     faults = [*_redirect_faults(call, settings), *_uuid_faults(call), *_customer_id_faults(call, dpid, settings)]
     if faults or dpid is None or call.dpuuid is None:
-        return _refuse(faults)
+        return _refuse(faults, dpid)
     verdict = consent.verdict(call, signals.sec_gpc, settings.privacy.gdpr_default)
     if not verdict.allowed:
-        return _reply(call, "", faults=[Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")])
+        denied = Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
+        return Decided(Outcome.CONSENT_DENIED, _reply(call, "", faults=[denied]), dpid)
     uuid = call.d_uuid
     mints = settings.endpoint.identity == "mint"
     if uuid is None and mints:
         uuid = identity.from_cookie(signals.cookie, settings.endpoint.cookie_name)
     elif uuid is None:
         location = identity.ask_audience_manager(call, settings.endpoint.public_url)
-        return Decided(Outcome.UUID_ASKED, reply.redirect(location))
+        return Decided(Outcome.UUID_ASKED, reply.redirect(location), dpid)
     sync = Sync(dpid, call.dpuuid, uuid, ids.uuid_from_bytes(entropy), now)
     # A UUID that came in the URL is whoever's wrote the URL: it must not become this visitor's cookie.
     return Admitted(sync, call, sets_cookie=mints and call.d_uuid is None)
 
 
-def answer(admitted: Admitted, uuid: str, settings: Settings) -> Decided:
-    """The reply to a call that is stored under `uuid`. The cookie's life starts again, as the mapping's does."""
+def answer(admitted: Admitted, outcome: Outcome, uuid: str, settings: Settings) -> Decided:
+    """The reply to a call that was admitted, by what became of its sync; `uuid` is what it was stored under.
+
+    The cookie's life starts again, as the mapping's does.
+    """
+    if outcome in _NOT_KEPT:
+        return not_kept(outcome, admitted.sync.dpid)
     cookie = []
     if admitted.sets_cookie:
         days = settings.store.mapping_ttl_days
         cookie = [("Set-Cookie", identity.set_cookie(settings.endpoint.cookie_name, uuid, days))]
-    return _reply(admitted.call, uuid, stored=1, extra=cookie)
+    return Decided(outcome, _reply(admitted.call, uuid, stored=1, extra=cookie), admitted.sync.dpid)
 
 
-def unavailable() -> Decided:
-    """The reply when the store could not take the mapping."""
-    fault = Fault(Outcome.STORE_UNAVAILABLE, "nothing was stored: the store is not available; try again")
-    return _refuse([fault], [("Retry-After", str(RETRY_AFTER_SECONDS))])
+def not_kept(outcome: Outcome, dpid: int | None = None) -> Decided:
+    """The reply when the sync reached neither store nor spool, or a defect of ours kept the call from being decided."""
+    return _refuse([Fault(outcome, _NOT_KEPT[outcome])], dpid, [("Retry-After", str(RETRY_AFTER_SECONDS))])
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -121,38 +135,31 @@ def _customer_id_faults(call: SyncCall, dpid: int | None, settings: Settings) ->
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def _refuse(faults: list[Fault], extra: list[tuple[str, str]] | None = None) -> Decided:
+def _refuse(faults: list[Fault], dpid: int | None = None, extra: Sequence[tuple[str, str]] = ()) -> Decided:
     """JSON whatever the call asked for: an <img> shows nothing either way, and whoever looks wants to know why."""
     outcome = faults[0].outcome
-    content = _document("", 0, faults)
-    return Decided(outcome, reply.document(outcome.status, content, [*_error_header(faults), *(extra or [])]))
+    document = reply.document(outcome.status, _document("", 0, faults), [*_error_header(faults), *extra])
+    return Decided(outcome, document, dpid)
 
 
 def _reply(
-    call: SyncCall,
-    uuid: str,
-    *,
-    stored: int = 0,
-    faults: list[Fault] | None = None,
-    extra: list[tuple[str, str]] | None = None,
-) -> Decided:
+    call: SyncCall, uuid: str, *, stored: int = 0, faults: Sequence[Fault] = (), extra: Sequence[tuple[str, str]] = ()
+) -> Reply:
     """The reply in the shape that the call asks for: redirect, else JSON, else pixel."""
-    faults = faults or []
-    outcome = faults[0].outcome if faults else Outcome.STORED
-    headers = [*_error_header(faults), *(extra or [])]
+    headers = [*_error_header(faults), *extra]
     if call.redir is not None:
-        return Decided(outcome, reply.redirect(redirect.expand(call.redir, uuid), headers))
+        return reply.redirect(redirect.expand(call.redir, uuid), headers)
     if call.d_rtbd == "json":
-        return Decided(outcome, reply.document(outcome.status, _document(uuid, stored, faults), headers))
-    return Decided(outcome, reply.pixel(outcome.status, headers))
+        return reply.document(200, _document(uuid, stored, faults), headers)
+    return reply.pixel(200, headers)
 
 
-def _document(uuid: str, stored: int, faults: list[Fault]) -> dict[str, object]:
+def _document(uuid: str, stored: int, faults: Sequence[Fault]) -> dict[str, object]:
     """Code 0 stands for what Audience Manager's table has no code for."""
     errors = [{"code": fault.outcome.code or 0, "msg": fault.message} for fault in faults]
     return {"uuid": uuid, "stored": stored, "errors": errors}
 
 
-def _error_header(faults: list[Fault]) -> list[tuple[str, str]]:
+def _error_header(faults: Sequence[Fault]) -> list[tuple[str, str]]:
     codes = [str(fault.outcome.code) for fault in faults if fault.outcome.code is not None]
     return [("X-Error", ",".join(codes))] if codes else []

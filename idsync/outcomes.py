@@ -12,6 +12,7 @@ class Outcome(Enum):
     """`status`: when it is not a redirect. `code`: for X-Error; None where Audience Manager has no code for it."""
 
     STORED = ("stored", 200, None)
+    SPOOLED = ("spooled", 200, None)
     UUID_ASKED = ("uuid-asked", 302, None)
     CONSENT_DENIED = ("consent-denied", 200, 315)
     UUID_INVALID = ("uuid-invalid", 400, 102)
@@ -21,6 +22,8 @@ class Outcome(Enum):
     WRONGLY_ENCODED = ("wrongly-encoded", 400, 311)
     REDIRECT_REFUSED = ("redirect-refused", 400, None)
     STORE_UNAVAILABLE = ("store-unavailable", 503, None)
+    OVERLOADED = ("overloaded", 503, None)
+    FAILED = ("failed", 500, None)
 
     def __init__(self, label: str, status: int, code: int | None) -> None:
         self.label = label

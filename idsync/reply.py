@@ -35,6 +35,10 @@ def document(status: int, content: Mapping[str, object], extra: Sequence[tuple[s
     return _reply(status, body, [("Content-Type", "application/json"), *extra])
 
 
+def content(status: int, body: bytes, content_type: str) -> Reply:
+    return _reply(status, body, [("Content-Type", content_type)])
+
+
 def text(status: int, content: str, extra: Sequence[tuple[str, str]] = ()) -> Reply:
     return _reply(status, content.encode(), [("Content-Type", "text/plain; charset=utf-8"), *extra])
 

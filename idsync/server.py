@@ -1,103 +1,252 @@
-"""gunicorn, set up for the endpoint: options, a worker whose log holds no request, and the run in the foreground."""
+"""gunicorn, set up for the endpoint: its ASGI worker, with a log that holds no request; the run in the foreground."""
 
+import asyncio
+import gc
 import importlib.util
-import traceback
+import logging
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
-from gunicorn import util
 from gunicorn.app.base import BaseApplication
-from gunicorn.http import errors
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.config import Config
+from gunicorn.workers.gasgi import ASGIWorker
 
-from idsync import reply
+from idsync import metrics, reply
+from idsync.asgi import RAW_TARGET, Application
+from idsync.defects import log_defect
 from idsync.errors import IdsyncError
+from idsync.service import open_service
+from idsync.settings import Settings
 
-THREADS = 8
-REQUEST_LINE_BYTES = 8190  # gunicorn's maximum: a redir may nest a URL that nests a consent string
-KEEPALIVE_SECONDS = 65  # longer than nginx keeps one (60 s): nginx closes it and never meets a reset
-DRAIN_SECONDS = 30
+LIMITS = Path(__file__).parent.parent / "deploy" / "gunicorn.conf.py"
+FIRST_REQUEST_SECONDS = 10
+_IDLE_SECONDS = 1.0
+_METRICS = "metrics-"
 
-_CLIENT_FAULTS: tuple[tuple[type[Exception], int], ...] = (
-    (errors.LimitRequestLine, 414),
-    (errors.LimitRequestHeaders, 431),
-    (errors.ExpectationFailed, 417),
-    (errors.UnsupportedTransferCoding, 501),
-    (errors.ParseException, 400),
-)
+# gunicorn asks a subclass for its parser, but looks the answer up in the class itself
+ASGIProtocol._check_h1c_protocol_available()
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threaded worker, but what it can't parse or answer is neither logged nor sent back.
-
-    gunicorn logs the request line or header that it refused, and the target of a call that failed: they hold IDs.
+class Protocol(ASGIProtocol):  # type: ignore[misc]
+    """gunicorn's connection, but a request that is not valid HTTP is neither logged nor sent back, and none is waited
+    for without end.
     """
 
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        status = next((status for kind, status in _CLIENT_FAULTS if isinstance(exc, kind)), 500)
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            where = "".join(traceback.format_tb(exc.__traceback__))
-            self.log.error("%s while answering\n%s", type(exc).__name__, where)
-        else:
-            self.log.warning("Refused a request that is not valid HTTP: %s", type(exc).__name__)
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        self._in_request = False
+        self._first_request: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.worker.connections.add(self)
+        # gunicorn limits the wait for the second request of a connection (keepalive), not for the first
+        self._first_request = self.worker.loop.call_later(FIRST_REQUEST_SECONDS, self._give_up_waiting)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.worker.connections.discard(self)
+        self._cancel_first_request()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._in_request = True
+        super().data_received(data)
+
+    def close_if_idle(self) -> None:
+        """Close, unless a request has begun to come in or is being answered."""
+        if self._awaiting_request and not self._in_request and not self._request_ready.is_set():
+            self._keepalive_timeout()
+
+    def _on_message_complete(self) -> None:
+        self._in_request = False
+        self._cancel_first_request()
+        super()._on_message_complete()
+
+    def _build_http_scope(self, request: Any, *addresses: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = super()._build_http_scope(request, *addresses)
+        scope["extensions"] = {RAW_TARGET: request.uri}
+        return scope
+
+    def _cancel_first_request(self) -> None:
+        if self._first_request is not None:
+            self._first_request.cancel()
+            self._first_request = None
+
+    def _give_up_waiting(self) -> None:
+        if self._awaiting_request:
+            self._keepalive_timeout()
+
+    def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
+        """gunicorn's `message` quotes the request."""
+        self.log.warning("Refused a request that is not valid HTTP: %d", status)
         phrase = HTTPStatus(status).phrase
-        answer = reply.text(status, f"{phrase}\n", [("Connection", "close")])
+        answer = reply.text(status, f"{phrase}\n", [*extra_headers, ("Connection", "close")])
         lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in answer.headers), "", ""]
-        try:
-            util.write_nonblock(client, "\r\n".join(lines).encode() + answer.body)
-        except OSError:
-            self.log.debug("The client was gone before it was answered")
+        self._safe_write("\r\n".join(lines).encode() + answer.body)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """gunicorn's worker names its protocol in a call of this method, and nowhere else."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__()
+        self._worker = worker
+
+    async def create_server(self, _: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        return await super().create_server(lambda: Protocol(self._worker), *arguments, **options)
+
+
+class Worker(ASGIWorker):  # type: ignore[misc]
+    """gunicorn's ASGI worker. On SIGTERM it says that it is leaving, and closes idle connections rather than wait."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.connections: set[Protocol] = set()
+
+    def handle_exit_signal(self) -> None:
+        self.asgi.service.draining = True
+        super().handle_exit_signal()
+
+    def _setup_event_loop(self) -> None:
+        self.loop = _Loop(self)
+        self.loop.set_exception_handler(_log_fault)
+        asyncio.set_event_loop(self.loop)
+
+    async def _shutdown(self) -> None:
+        for server in self.servers:
+            server.close()
+        if not self._quick_shutdown:
+            # A connection that was just accepted, or is just being used again, is not idle.
+            await asyncio.sleep(_IDLE_SECONDS)
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        await super()._shutdown()
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn around `load`, a factory of a WSGI application; it is called in each worker, after the fork.
+    """gunicorn around `load`, a factory of an ASGI application; it is called in each worker, after the fork.
 
-    Only the options below apply: neither $GUNICORN_CMD_ARGS nor a gunicorn.conf.py is read.
+    Only the options here and `limits` apply: neither $GUNICORN_CMD_ARGS nor a gunicorn.conf.py of the working
+    directory is read.
     """
 
-    def __init__(self, load: Any, *, bind: str, workers: int) -> None:
-        self._load = load
-        self._bind = bind
-        self._workers = workers
+    def __init__(
+        self, load: Callable[[], Any], *, bind: str, workers: int, state: Path, limits: Mapping[str, Any]
+    ) -> None:
+        self._load, self._limits = load, limits
+        self._bind, self._workers = bind, workers
+        self._metrics = state / f"{_METRICS}{os.getpid()}"
         self.listening = False
         super().__init__(prog="idsync")
 
     def load_config(self) -> None:
-        for name, value in {
+        fixed = {
             "bind": self._bind,
             "workers": self._workers,
             "worker_class": Worker,
-            "threads": THREADS,
+            "asgi_lifespan": "on",
             "http_parser": "fast",  # "auto" falls back to the slow one in silence
-            "limit_request_line": REQUEST_LINE_BYTES,
-            "keepalive": KEEPALIVE_SECONDS,
-            "graceful_timeout": DRAIN_SECONDS,
             "control_socket_disable": True,  # a way to command the server that nobody asked for
             "forwarder_headers": "",  # SCRIPT_NAME and PATH_INFO as headers would be taken from a proxy's clients
             "accesslog": None,  # targets hold IDs
             "errorlog": "-",
             "loglevel": "info",  # "debug" logs targets
             "proc_name": "idsync",
+            "on_starting": self._on_starting,
             "when_ready": self._when_ready,
-        }.items():
+            "child_exit": lambda _, worker: metrics.forget_worker(worker.pid),
+            "on_exit": lambda _: shutil.rmtree(self._metrics, ignore_errors=True),
+        }
+        for name, value in {**self._limits, **fixed}.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         return self._load()
 
-    def _when_ready(self, server: Any) -> None:
+    def _on_starting(self, _: Any) -> None:
+        _remove_folders_of_the_dead(self._metrics.parent)
+        metrics.prepare(self._metrics)
+
+    def _when_ready(self, _: Any) -> None:
         self.listening = True
 
 
-def run(load: Any, *, bind: str, workers: int) -> None:
+def run(settings: Settings, *, bind: str, workers: int, limits: Path = LIMITS) -> None:
     """Serve until SIGTERM (calls in flight are answered first) or SIGINT; ends the process by SystemExit."""
     if importlib.util.find_spec("gunicorn_h1c") is None:
         # gunicorn itself would start, and then fail on every request.
         raise IdsyncError("gunicorn_h1c is not installed", mend="pip install -r requirements.txt")
-    server = Server(load, bind=bind, workers=workers)
+
+    def load() -> Application:
+        _log_to_stderr()
+        application = Application(open_service(settings))
+        # What is loaded now stays. Looking through all of it for garbage takes 20 ms, in which no call is answered.
+        gc.collect()
+        gc.freeze()
+        return application
+
+    server = Server(load, bind=bind, workers=workers, state=settings.endpoint.spool.parent, limits=read_limits(limits))
     try:
         server.run()
     except SystemExit as stop:
         if stop.code and not server.listening:
             raise IdsyncError(f"can't listen on {bind}", mend="see the line above; name another with --bind") from None
         raise
+
+
+def read_limits(path: Path) -> dict[str, Any]:
+    """gunicorn's settings in a Python file, each known to gunicorn and of a value that it takes."""
+    try:
+        limits = {name: value for name, value in runpy.run_path(str(path)).items() if not name.startswith("_")}
+    except (OSError, SyntaxError, NameError) as error:
+        raise IdsyncError(f"{path}: {error}", mend="name a readable file of gunicorn's settings") from None
+    trial = Config()
+    for name, value in limits.items():
+        try:
+            trial.set(name, value)
+        except AttributeError:
+            raise IdsyncError(f"{path}: gunicorn has no setting {name}", mend="see deploy/gunicorn.conf.py") from None
+        except (TypeError, ValueError) as error:
+            raise IdsyncError(f"{path}: {name} = {value!r}: {error}", mend="see gunicorn's settings") from None
+    return limits
+
+
+def _remove_folders_of_the_dead(state: Path) -> None:
+    """What a service that was killed could not take away."""
+    for folder in state.glob(f"{_METRICS}*"):
+        pid = folder.name.removeprefix(_METRICS)
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log_fault(_: Any, context: dict[str, Any]) -> None:
+    """asyncio's own handler prints the error's text, and the gist of what was called."""
+    if error := context.get("exception"):
+        log_defect(error)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _log_to_stderr() -> None:
+    """What our own modules log, in gunicorn's form."""
+    handler = logging.StreamHandler(sys.stderr)
+    form = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
+    handler.setFormatter(logging.Formatter(form, "[%Y-%m-%d %H:%M:%S %z]"))
+    logger = logging.getLogger("idsync")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -66,6 +66,11 @@ class Table(BaseModel):
 class Store(Table):
     url: Annotated[str, AfterValidator(_store_url)]
     password_file: ConfigPath | None = None
+    tls_ca_file: ConfigPath | None = None
+    tls_cert_file: ConfigPath | None = None
+    tls_key_file: ConfigPath | None = None
+    persistence: Literal["required", "unchecked"] = "required"
+    replicas: Annotated[int, Field(ge=0, le=16)] = 0
     mapping_ttl_days: Annotated[int, Field(ge=1, le=3650)] = 120
     devices_per_customer: Annotated[int, Field(ge=1, le=1000)] = 100
     buckets: Annotated[int, Field(ge=1, le=16_777_216)] = 16_384
@@ -78,6 +83,7 @@ class Endpoint(Table):
     cookie_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "idsync"
     bind: Annotated[str, Field(pattern=r"^(\S+:[0-9]{1,5}|unix:\S+)$")] = "127.0.0.1:8000"
     workers: Annotated[int, Field(ge=1, le=256)] = 2
+    spool: ConfigPath = Field(default=Path("var/spool.db"), validate_default=True)
 
 
 class Privacy(Table):

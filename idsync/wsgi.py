@@ -8,9 +8,8 @@ from flask import Flask
 
 from idsync import config
 from idsync.app import create_app
-from idsync.store import open_store
+from idsync.service import open_service
 
 
 def app() -> Flask:
-    settings = config.load()
-    return create_app(settings, open_store(settings.store))
+    return create_app(open_service(config.load()))

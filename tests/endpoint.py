@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +54,15 @@ class Connection:
             return Answer(response.status, headers, response.read())
 
 
-class Endpoint:
+class Gunicorn:
     """A running server. It is a process group of its own, so that it can be stopped or killed without any other."""
 
-    def __init__(self, config: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
         self._lines: list[str] = []
         self._told = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "idsync", "serve", "--config", config, "--bind", "127.0.0.1:0", *options],
+            command,
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -121,14 +122,29 @@ class Endpoint:
         self._reader.join(timeout=PATIENCE_SECONDS)
 
 
+class Endpoint(Gunicorn):
+    """`python -m idsync serve`."""
+
+    def __init__(self, config: Path, options: Sequence[str] = ()) -> None:
+        serve = (sys.executable, "-m", "idsync", "serve")
+        command: list[str | Path] = [*serve, "--config", config, "--bind", "127.0.0.1:0", *options]
+        super().__init__(command, {})
+
+
 @contextmanager
 def serving(config: Path, *options: str) -> Iterator[Endpoint]:
     endpoint = Endpoint(config, options)
-    try:
+    with stopping(endpoint):
         yield endpoint
+
+
+@contextmanager
+def stopping(server: Gunicorn) -> Iterator[None]:
+    try:
+        yield
     finally:
-        if endpoint.process.poll() is None:
-            endpoint.stop()
+        if server.process.poll() is None:
+            server.stop()
 
 
 def run_idsync(*arguments: str | Path | bytes, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

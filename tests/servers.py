@@ -1,13 +1,18 @@
 """Real servers on 127.0.0.1 and free ports, started and stopped by their own process handles."""
 
+import resource
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 REDIS_CONF = Path(__file__).parent.parent / "deploy" / "redis.conf"
 START_SECONDS = 20
@@ -52,7 +57,10 @@ class RedisServer:
         self._folder.mkdir(parents=True, exist_ok=True)
         arguments = ["--port", str(self.port), "--dir", str(self._folder), *self._extra]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(["redis-server", REDIS_CONF, *arguments], stdout=log, stderr=log)
+            # Python ignores SIGXFSZ; handed down, a write past the limit of `limit_files` fails rather than kills.
+            self._process = subprocess.Popen(
+                ["redis-server", REDIS_CONF, *arguments], stdout=log, stderr=log, restore_signals=False
+            )
         wait_until(self._answers, "redis-server's start")
 
     def stop(self) -> None:
@@ -63,10 +71,42 @@ class RedisServer:
         """kill -9"""
         self._end("kill")
 
+    def freeze(self) -> None:
+        """Connections stay open and are even taken, but nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def limit_files(self, size: int) -> None:
+        """No file grows past `size` bytes: stands in for a full disk. RLIM_INFINITY makes room again."""
+        resource.prlimit(self._running().pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
     def in_agreement(self) -> bool:
         """Whether this node sees its cluster as complete."""
         with self.client() as client:
             return bool(client.cluster("INFO")["cluster_state"] == "ok")
+
+    def replication(self) -> dict[str, object]:
+        with self.client() as client:
+            return dict(client.info("replication"))
+
+    def serves(self, key: str) -> bool:
+        """Whether this node is the primary that holds `key`."""
+        with self.client() as client:
+            try:
+                client.exists(key)
+            except redis.exceptions.ResponseError:  # moved, or not sure of its cluster
+                return False
+            return True
+
+    def _signal(self, number: int) -> None:
+        self._running().send_signal(number)
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is None:
+            raise RuntimeError("redis-server does not run")
+        return self._process
 
     def _end(self, how: str) -> None:
         if self._process is not None:
@@ -77,7 +117,7 @@ class RedisServer:
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise RuntimeError(f"redis-server ended: {(self._folder / 'log').read_text()[-500:]}")
-        with self.client() as client:
+        with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
             try:
                 return bool(client.ping())
             except redis.exceptions.AuthenticationError:
@@ -97,22 +137,85 @@ def redis_server(folder: Path, *extra: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def redis_cluster(folder: Path, masters: int = 3) -> Iterator[list[RedisServer]]:
-    """A cluster without replicas, its slots shared out evenly."""
-    nodes = [RedisServer(folder / str(number), ("--cluster-enabled", "yes")) for number in range(masters)]
+def redis_cluster(
+    folder: Path, masters: int = 3, replicas: int = 0, extra: Sequence[str] = ()
+) -> Iterator[list[RedisServer]]:
+    """A cluster with so many replicas for each primary, its slots shared out evenly, quick to notice a death."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *extra)
+    nodes = [RedisServer(folder / str(number), options) for number in range(masters * (1 + replicas))]
     try:
         for node in nodes:
             node.start()
         addresses = [f"127.0.0.1:{node.port}" for node in nodes]
-        subprocess.run(
-            ["redis-cli", "--cluster", "create", *addresses, "--cluster-yes"],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        for node in nodes:
-            wait_until(node.in_agreement, "the cluster's agreement")
+        create = ["redis-cli", "--cluster", "create", *addresses, "--cluster-replicas", str(replicas), "--cluster-yes"]
+        subprocess.run(create, check=True, capture_output=True, timeout=60)
+        wait_until(lambda: settled(nodes, masters, replicas), "the cluster's agreement")
         yield nodes
     finally:
         for node in nodes:
             node.kill()
+
+
+def settled(nodes: Sequence[RedisServer], masters: int, replicas: int) -> bool:
+    """Whether all nodes see the cluster as complete, and each primary has its replicas in step."""
+    if not all(node.in_agreement() for node in nodes):
+        return False
+    told = [node.replication() for node in nodes]
+    primaries = [each for each in told if each["role"] == "master"]
+    followers = [each for each in told if each["role"] == "slave"]
+    return (
+        len(primaries) == masters
+        and all(each["connected_slaves"] == replicas for each in primaries)
+        and all(each["master_link_status"] == "up" for each in followers)
+    )
+
+
+class Proxy:
+    """Hands bytes on to a server, until it is told to cut every connection after so many more."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._left: dict[str, int | None] = {"asked": None, "answered": None}
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_after(self, count: int, way: str) -> None:
+        """Once: after `count` more bytes on the `way` to the server ("asked") or back ("answered")."""
+        self._left[way] = count
+
+    def close(self) -> None:
+        with suppress(OSError):  # wakes the thread that accepts
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            for ends in ((client, server, "asked"), (server, client, "answered")):
+                threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        try:
+            while data := source.recv(65_536):
+                left = self._left[way]
+                if left is not None and left <= len(data):
+                    self._left[way] = None
+                    self.cuts += 1
+                    target.sendall(data[:left])
+                    break
+                if left is not None:
+                    self._left[way] = left - len(data)
+                target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, target):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()

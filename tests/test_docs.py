@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from idsync import errors, settings
+from idsync import errors, metrics, settings
 from idsync.outcomes import Outcome
 from reconcile import errors as reconcile_errors
 
@@ -83,6 +83,13 @@ def test_every_outcome_of_a_call_is_in_the_readme() -> None:
     shown = {int(code) for code in re.findall(r"\b(\d{3})\b", table)}
     assert {outcome.code for outcome in Outcome if outcome.code} <= shown
     assert {outcome.status for outcome in Outcome} <= shown
+
+
+def test_every_metric_is_in_the_readme_with_its_type() -> None:
+    metrics.Metrics([])
+    body, _ = metrics.expose(lambda: (0, 0.0))
+    shown = dict(re.findall(r"^# TYPE (\S+) (\S+)$", body.decode(), re.MULTILINE))
+    assert documented("### Metrics\n") == shown
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:

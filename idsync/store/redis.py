@@ -2,18 +2,28 @@
 
 import hashlib
 import os
+import ssl
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.cluster import RedisCluster
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    ConnectionError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from idsync import config
@@ -21,19 +31,20 @@ from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.store import codec
 from idsync.store.base import EXPORT_SCHEMA, Count, Device, Sync
 from idsync.store.batches import texts
+from idsync.store.connections import PATIENT, Address, Command, Nodes, Patience, Tls, TooFewReplicas, tls_fault
 
 META = "ids:meta"  # hash: the number of buckets, for ever
 DPIDS = "ids:dpids"  # set: the data sources that have buckets
 _CHECK = "ids:check"
 
-_CONNECT_SECONDS = 2
-_ANSWER_SECONDS = 5
 _PIPELINE = 512  # commands in flight: the server answers one share while the client reads the one before
 _SUBSET_PIPELINE = 5_000
 _BATCH_ROWS = 65_536
 
-# KEYS: bucket. ARGV: customer ID, UUID or '', fresh UUID, last seen, horizon, cap. Returns the UUID recorded.
-# Bytes are compared one by one: Lua's own `<` on strings follows Redis' locale.
+# KEYS: bucket. ARGV: customer ID, UUID or '', fresh UUID, last seen, horizon, cap, and '1' to write even what is held
+# already: WAIT answers for writes alone, and a sync that is tried again may not have reached the replicas the first
+# time. Returns the UUID recorded. Bytes are compared one by one: Lua's own `<` on strings follows
+# Redis' locale.
 _RECORD = """
 local function later(a, b)
   for at = 1, #a do
@@ -62,7 +73,7 @@ while others[place] and later(others[place], entry) do place = place + 1 end
 table.insert(others, place, entry)
 while #others > tonumber(ARGV[6]) do table.remove(others) end
 local value = table.concat(others)
-if value ~= held then redis.call('HSET', KEYS[1], ARGV[1], value) end
+if value ~= held or ARGV[7] then redis.call('HSET', KEYS[1], ARGV[1], value) end
 return uuid
 """
 
@@ -110,33 +121,49 @@ return {table.concat(ids, '\\n'), entries, table.concat(counts)}
 # Customers of one bucket or several: their IDs, each ended by a newline; all entries; how many entries each has.
 _Part = tuple[bytes, bytes, "np.ndarray[tuple[int], np.dtype[np.int64]]"]
 
+_T = TypeVar("_T")
+
 
 class RedisStore:
-    """See `base.MappingStore`. Writes are as durable as the server's `appendfsync` makes them (deploy/redis.conf)."""
+    """See `base.MappingStore`. Writes are as durable as the server's `appendfsync` makes them (deploy/redis.conf).
+
+    With `replicas`, so many of them must have acknowledged what `record` wrote before it returns.
+    """
 
     def __init__(
-        self, url: str, lifetime: int, devices_per_customer: int, buckets: int, *, password: str | None = None
+        self,
+        url: str,
+        lifetime: int,
+        devices_per_customer: int,
+        buckets: int,
+        *,
+        password: str | None = None,
+        tls: Tls = Tls(),  # noqa: B008  immutable
+        replicas: int = 0,
+        persistence: bool = True,
+        patience: Patience = PATIENT,
     ) -> None:
-        self._url, self._password = url, password
+        self._url, self._password, self._tls = url, password, tls
         self._lifetime, self._cap, self._buckets = lifetime, devices_per_customer, buckets
-        self._opened: tuple[int, Any] | None = None
+        self._replicas, self._persistence, self._patience = replicas, persistence, patience
+        self._opened: tuple[int, Nodes] | None = None
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
         with self._errors():
             # Both with every call, not once a process: Redis may have been emptied, and by now be somebody else's.
-            commands: list[tuple[Any, ...]] = [("HGET", META, "buckets")]
+            commands: list[Command] = [("HGET", META, "buckets")]
             commands += [("SADD", DPIDS, dpid) for dpid in {sync.dpid for sync in syncs}]
             first = len(commands)
             commands += [self._record_command(sync) for sync in syncs]
-            answers = self._pipeline(commands)
-            self._agree(self._client(), answers[0])
-            return [bytes(uuid).hex() for uuid in answers[first:]]
+            answers = self._pipeline(commands, self._replicas)
+            self._agree(self._nodes(), answers[0])
+            return [uuid.hex() for uuid in answers[first:]]
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
         with self._errors():
             name = customer_id.encode()
-            value = self._client().hget(self._key(dpid, name), name) or b""
-        return [device for device in codec.unpack_devices(value) if device.last_seen > now - self._lifetime]
+            (value,) = self._pipeline([("HGET", self._key(dpid, name), name)])
+        return [device for device in codec.unpack_devices(value or b"") if device.last_seen > now - self._lifetime]
 
     def export(
         self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
@@ -179,31 +206,77 @@ class RedisStore:
 
     def check(self) -> None:
         with self._errors():
-            self._client().incr(_CHECK)
+            self._agree(self._nodes(), self._pipeline([("HGET", META, "buckets")])[0])
+            self._patiently(self._check_primaries)
 
     def close(self) -> None:
         if self._opened is not None:
             self._opened[1].close()
             self._opened = None
 
+    # --- readiness -------------------------------------------------------------------------------------------------
+
+    def _check_primaries(self) -> None:
+        """INFO, not CONFIG, which services that run Redis for others forbid."""
+        nodes = self._nodes()
+        asked: list[Command] = [("INFO", "persistence"), ("INFO", "memory")]
+        if nodes.cluster:
+            asked.append(("CLUSTER", "INFO"))
+        shares: dict[Address, Sequence[Command]] = {
+            address: [*asked, ("INCR", key)] for address, key in nodes.primaries(_CHECK).items()
+        }
+        for (host, port), answers in nodes.exchange(shares, self._replicas).items():
+            self._judge(f"{self._shown} ({host}:{port})" if nodes.cluster else self._shown, answers)
+
+    def _judge(self, where: str, answers: Sequence[Any]) -> None:
+        told: dict[str, str] = {}
+        for answer in answers[:-1]:
+            if isinstance(answer, Exception):
+                raise answer
+            told |= dict(line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
+        if self._persistence and told.get("aof_enabled") != "1":
+            raise StoreMisconfigured(
+                f"store {where}: appendonly is off: a restart of Redis would lose answered calls",
+                mend="set appendonly yes, as deploy/redis.conf does; for a service that keeps data in another way set "
+                'store.persistence = "unchecked"',
+            )
+        if (policy := told.get("maxmemory_policy")) != "noeviction":
+            raise StoreMisconfigured(
+                f"store {where}: maxmemory-policy is {policy}: a full Redis would throw mappings away",
+                mend="set maxmemory-policy noeviction, as deploy/redis.conf does",
+            )
+        if self._persistence and told.get("aof_last_write_status", "ok") != "ok":
+            raise StoreUnavailable(
+                f"store {where}: the last write to the append-only file failed",
+                mend="see that the disk of Redis has room and no faults",
+            )
+        if (state := told.get("cluster_state", "ok")) != "ok":
+            raise StoreUnavailable(
+                f"store {where}: cluster_state is {state}", mend="see that every slot has a primary; then try again"
+            )
+        if isinstance(answers[-1], Exception):
+            raise answers[-1]
+
     # --- commands --------------------------------------------------------------------------------------------------
 
     def _key(self, dpid: int, customer_id: bytes) -> str:
         return codec.bucket_key(dpid, codec.bucket_of(customer_id, self._buckets))
 
-    def _record_command(self, sync: Sync) -> tuple[Any, ...]:
-        name = sync.customer_id.encode()
-        return (
-            *("EVALSHA", _sha(_RECORD), 1, self._key(sync.dpid, name), name),
-            codec.pack_uuid(sync.uuid) if sync.uuid else b"",
-            codec.pack_uuid(sync.fresh),
+    def _record_command(self, sync: Sync) -> Command:
+        name, uuid = sync.customer_id.encode(), sync.uuid
+        command = (
+            *("EVALSHA", _RECORD_SHA, 1, self._key(sync.dpid, name), name),
+            codec.pack_uuid(uuid) if uuid else b"",
+            b"" if uuid else codec.pack_uuid(sync.fresh),
             codec.pack_time(sync.seen),
             codec.pack_time(sync.seen - self._lifetime),
             self._cap,
         )
+        return (*command, 1) if self._replicas else command
 
     def _dpids(self) -> list[int]:
-        return sorted(int(dpid) for dpid in self._client().smembers(DPIDS))
+        (dpids,) = self._pipeline([("SMEMBERS", DPIDS)])
+        return sorted(map(int, dpids))
 
     def _all(self, dpid: int) -> Iterator[_Part]:
         """Every bucket of a data source, several at a time."""
@@ -248,47 +321,55 @@ class RedisStore:
         answers = self._pipeline([("EVALSHA", _sha(_READ), 1, key) for key in keys])
         return [(ids, entries, _counts(entries, counts)) for ids, entries, counts in answers]
 
-    def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _pipeline(self, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
+        return self._send(self._nodes(), commands, replicas)
+
+    def _send(self, nodes: Nodes, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
         """The answers, in order. Scripts that a server has not seen yet are sent whole."""
-        answers = self._execute(commands)
-        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, redis.exceptions.NoScriptError)]
+        answers = self._patiently(lambda: nodes.execute(commands, replicas))
+        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
             whole = [("EVAL", _SCRIPTS[commands[at][1]], *commands[at][2:]) for at in unknown]
-            for at, answer in zip(unknown, self._execute(whole), strict=True):
+            for at, answer in zip(unknown, self._patiently(lambda: nodes.execute(whole, replicas)), strict=True):
                 answers[at] = answer
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
         return answers
 
-    def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self._client().pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(pipeline.execute(raise_on_error=False))
+    def _patiently(self, send: Callable[[], _T]) -> _T:
+        """The one place where anything is tried again. Writes commute, so that sending them twice does no harm."""
+        for pause in self._patience.pauses:
+            try:
+                return send()
+            except AuthenticationError:
+                raise
+            except (ConnectionError, TimeoutError, ClusterDownError):
+                time.sleep(pause)
+        return send()
 
     # --- connection ------------------------------------------------------------------------------------------------
 
-    def _client(self) -> Any:
-        """This process's client; a socket must not cross a fork."""
+    def _nodes(self) -> Nodes:
+        """This process's connections; a socket must not cross a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            client = self._connect()
+            nodes = self._connect()
             try:
-                self._agree(client, client.hget(META, "buckets"))
+                self._agree(nodes, self._send(nodes, [("HGET", META, "buckets")])[0])
             except BaseException:
-                client.close()
+                nodes.close()
                 raise
-            self._opened = os.getpid(), client
+            self._opened = os.getpid(), nodes
         return self._opened[1]
 
-    def _agree(self, client: Any, buckets: bytes | None) -> None:
+    def _agree(self, nodes: Nodes, buckets: bytes | None) -> None:
         """Settle the number of buckets where there is none yet; refuse to work with another.
 
         Written only where it is missing: a store that takes no writes, full or a replica, can still be read.
         """
         if buckets is None:
-            client.hsetnx(META, "buckets", self._buckets)
-            buckets = client.hget(META, "buckets")
+            settle = [("HSETNX", META, "buckets", self._buckets), ("HGET", META, "buckets")]
+            buckets = self._send(nodes, settle, self._replicas)[1]
         made = int(buckets or self._buckets)
         if made != self._buckets:
             raise StoreMisconfigured(
@@ -296,23 +377,25 @@ class RedisStore:
                 mend=f"set store.buckets = {made}; it can't change while the store holds mappings",
             )
 
-    def _connect(self) -> Any:
-        retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2)
+    def _connect(self) -> Nodes:
         options: dict[str, Any] = {
-            "socket_connect_timeout": _CONNECT_SECONDS,
-            "socket_timeout": _ANSWER_SECONDS,
+            "socket_connect_timeout": self._patience.connect,
+            "socket_timeout": self._patience.answer,
+            "retry": Retry(NoBackoff(), 0),  # `_patiently` does it
+            "protocol": 2,  # nothing here needs the greeting of the third, a round trip more
             "password": self._password,
-            "retry": retry,
         }
-        options = {name: value for name, value in options.items() if value is not None}
-        kind = RedisCluster if "+cluster://" in self._url else redis.Redis
         try:
-            return kind.from_url(self._url.replace("+cluster://", "://"), **options)
+            options |= parse_url(self._url.replace("+cluster://", "://"))  # type: ignore[no-untyped-call]
         except ValueError:  # its text may hold a piece of the password
             raise StoreMisconfigured(
                 f"store {self._shown}: not a URL that can be read",
                 mend="store.url is redis://host:6379/0 or the like; %-encode '/', ':' and '@' in a password",
             ) from None
+        if self._url.startswith("rediss"):
+            files = {"ssl_ca_certs": self._tls.ca, "ssl_certfile": self._tls.cert, "ssl_keyfile": self._tls.key}
+            options |= {name: str(path) for name, path in files.items() if path}
+        return Nodes(options, cluster="+cluster://" in self._url, patience=self._patience)
 
     @property
     def _shown(self) -> str:
@@ -324,17 +407,39 @@ class RedisStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except redis.exceptions.AuthenticationError as error:
+        except AuthenticationError as error:
             raise StoreMisconfigured(
                 f"store {self._shown}: {error}", mend="give the password by $IDSYNC_STORE__URL or store.password_file"
             ) from None
-        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException) as error:
-            raise StoreUnavailable(
-                f"store {self._shown}: {config.mask(str(error))}",
-                mend="see that Redis runs, takes writes and has memory left; then try again",
+        except MovedError as error:
+            if "+cluster://" in self._url:
+                raise self._unavailable(error) from None
+            raise StoreMisconfigured(
+                f"store {self._shown}: is a node of a cluster", mend="let store.url start with redis+cluster://"
             ) from None
-        except OSError as error:
-            raise StoreUnavailable(f"store {self._shown}: {error}", mend="see that Redis can be reached") from None
+        except TooFewReplicas as error:
+            raise StoreUnavailable(
+                f"store {self._shown}: {error}", mend="see that the replicas run and keep up; then try again"
+            ) from None
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable | StoreMisconfigured:
+        problem = f"store {self._shown}: {config.mask(str(error))}"
+        fault = tls_fault(error)
+        if isinstance(fault, ssl.SSLCertVerificationError):
+            return StoreMisconfigured(
+                problem,
+                mend="let store.tls_ca_file hold the authority that signed Redis' certificate, and let the host that "
+                "store.url names (of a cluster: that each node announces) be in the certificate",
+            )
+        if fault:
+            return StoreUnavailable(
+                problem,
+                mend="see that Redis speaks TLS on this port, and whether it wants a client certificate, "
+                "store.tls_cert_file and store.tls_key_file",
+            )
+        return StoreUnavailable(problem, mend="see that Redis runs, takes writes and has memory left; then try again")
 
 
 @cache
@@ -374,4 +479,5 @@ def _batch(part: _Part, horizon: int, *, latest_only: bool) -> Iterator[pa.Recor
         yield batch
 
 
+_RECORD_SHA = _sha(_RECORD)
 _SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _READ)}

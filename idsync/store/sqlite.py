@@ -30,7 +30,7 @@ from idsync.store.batches import by_customer, texts, texts_of
 
 _VERSION = 1
 _STRICT = sqlite3.sqlite_version_info >= (3, 37)
-_SCHEMA = (
+_SCHEMA: tuple[str, ...] = (
     f"""CREATE TABLE IF NOT EXISTS mappings (
         dpid INTEGER NOT NULL, customer_id TEXT NOT NULL, uuid TEXT NOT NULL, seen INTEGER NOT NULL,
         PRIMARY KEY (dpid, customer_id, uuid)) WITHOUT ROWID{", STRICT" if _STRICT else ""}""",
@@ -66,6 +66,8 @@ _SWEEP_PAUSE_SECONDS = 0.01  # several polls: whoever waits gets the writer's pl
 
 class SqliteStore:
     """See `base.MappingStore`. Every commit is synced to disk; a write of one process waits for that of another."""
+
+    _schema = _SCHEMA
 
     def __init__(self, path: str, lifetime: int, devices_per_customer: int) -> None:
         self._path = Path(path)
@@ -217,7 +219,7 @@ class SqliteStore:
             raise StoreMisconfigured(f"store {self._path}: written by a newer version", mend="upgrade this program")
         if version < _VERSION:
             _wait(db, "BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
+            for statement in self._schema:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
             db.execute("COMMIT")

@@ -188,7 +188,7 @@ def compare(folder: Path, records: int, *, mget: bool) -> None:
     results["reconcile, SQLite"] = ours("sqlite", sqlite.url, feed, folder)
     results["reconcile, SQLite, unmatched held"] = ours("held", sqlite.url, feed, folder, "hold")
     with tempfile.TemporaryDirectory() as data_folder, redis_server(Path(data_folder), "--appendonly", "no") as server:
-        store = Store(url=server.url)
+        store = Store(url=server.url, persistence="unchecked")
         fill_redis(store, server, mappings)
         results["reconcile, Redis"] = ours("redis", store.url, feed, folder)
     if mget:

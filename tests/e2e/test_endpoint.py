@@ -1,22 +1,28 @@
 """The endpoint as it is run: `python -m idsync serve`, gunicorn and a SQLite store, over real sockets."""
 
+import http.client
 import json
 import re
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
+from itertools import cycle
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
 
 from idsync import config
-from idsync.app import milliseconds_now
+from idsync.server import LIMITS
+from idsync.service import milliseconds_now
 from idsync.store import open_store
 from idsync.store.base import Device
-from tests.endpoint import Endpoint, run_idsync, serving
+from tests.endpoint import Answer, Connection, Endpoint, Gunicorn, run_idsync, serving, stopping
 from tests.idsync.samples import OTHER_UUID, UUID, configuration
 
 PIXEL = bytes.fromhex(
@@ -162,7 +168,7 @@ def test_head(endpoint: Endpoint) -> None:
 
 def test_small_routes(endpoint: Endpoint) -> None:
     assert endpoint.get("/healthz").status == 200
-    assert json.loads(endpoint.get("/readyz").body) == {"ready": True}
+    assert json.loads(endpoint.get("/readyz").body) == {"ready": True, "spool": {"mappings": 0, "age_seconds": 0.0}}
     assert b"Disallow: /" in endpoint.get("/robots.txt").body
     assert endpoint.get("/").status == 404
     answer = endpoint.get("/ibs:dpid=12345&dpuuid=x", method="POST")
@@ -196,8 +202,8 @@ def test_the_round_trip_through_audience_manager(asking_audience_manager: Endpoi
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_lets_a_request_in_flight_finish(path: Path, workers: str) -> None:
     with serving(path, "--workers", workers) as endpoint, endpoint.connect() as connection:
-        connection.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert connection.receive().status == 200  # a worker has this connection
+        connection.send(b"GET /ibs: HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert connection.receive().status == 400  # a worker has this connection
         connection.send(b"GET /ibs:dpid=12345&dpuuid=in-flight HTTP/1.1\r\n")
         endpoint.process.send_signal(signal.SIGTERM)
         endpoint.wait_for("Handling signal: term")
@@ -206,6 +212,165 @@ def test_sigterm_lets_a_request_in_flight_finish(path: Path, workers: str) -> No
         status, _ = endpoint.stop()
     assert status == 0
     assert len(devices(path, "in-flight")) == 1
+
+
+def test_a_drain_says_so_and_does_not_wait_for_idle_connections(path: Path) -> None:
+    with serving(path, "--workers", "1") as endpoint, ExitStack() as opened:
+        kept = [opened.enter_context(endpoint.connect()) for _ in range(8)]
+        for connection in kept:
+            connection.send(b"GET /ibs: HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert connection.receive().status == 400
+        start = time.monotonic()
+        endpoint.process.send_signal(signal.SIGTERM)
+        answer = first_refusal(kept[1:])
+        assert (answer.status, json.loads(answer.body)["reason"]) == (503, "shutting down")
+        assert answer.header("Connection") == "close"
+        status, _ = endpoint.stop()
+        assert status == 0
+        assert time.monotonic() - start < 10  # the time-out is 25, and a kept connection may be idle for 65
+
+
+def first_refusal(connections: list[Connection]) -> Answer:
+    """The first answer of /readyz that is not 200. The signal takes its way through the master, and a connection whose
+    answer it meets on the way out is closed after that answer.
+    """
+    for connection in cycle(connections):
+        with suppress(ConnectionError, http.client.BadStatusLine):
+            connection.send(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+            answer = connection.receive()
+            if answer.status != 200:
+                return answer
+    raise AssertionError("no connection")
+
+
+def test_new_workers_take_over(path: Path) -> None:
+    with serving(path, "--workers", "1") as endpoint:
+        endpoint.process.send_signal(signal.SIGHUP)
+        endpoint.wait_for("Worker exiting")
+        assert endpoint.get("/ibs:dpid=12345&dpuuid=after-hup").body == PIXEL
+        assert 'idsync_calls_total{data_source="crm",outcome="stored"} 1.0' in metrics(endpoint)
+        status, output = endpoint.stop()
+    assert status == 0
+    assert "Traceback" not in output
+
+
+def test_who_says_nothing_is_not_waited_for(endpoint: Endpoint) -> None:
+    start = time.monotonic()
+    with endpoint.connect() as silent, endpoint.connect() as slow:
+        slow.send(b"GET /healthz HTTP/1.1\r\n")
+        for connection in (silent, slow):
+            with pytest.raises((ConnectionError, http.client.BadStatusLine)):
+                connection.receive()
+    assert 8 < time.monotonic() - start < 30
+
+
+def metrics(endpoint: Endpoint) -> str:
+    answer = endpoint.get("/metrics")
+    assert (answer.status, answer.header("Cache-Control")) == (200, "no-store")
+    return answer.body.decode()
+
+
+def test_metrics_of_all_workers(tmp_path: Path) -> None:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    with serving(path, "--workers", "2") as endpoint:
+        for number in range(40):
+            endpoint.get(f"/ibs:dpid=12345&dpuuid=customer-{number}")
+        endpoint.get("/ibs:dpid=999&dpuuid=secret")
+        endpoint.get("/ibs:dpid=777&dpuuid=a", "Sec-GPC: 1")
+        told = metrics(endpoint)
+        [folder] = (tmp_path / "var").glob("metrics-*")
+        assert len(list(folder.glob("counter_*.db"))) == 2
+        endpoint.stop()
+        assert not folder.exists()
+    for line in (
+        'idsync_calls_total{data_source="crm",outcome="stored"} 40.0',
+        'idsync_calls_total{data_source="none",outcome="data-source-unknown"} 1.0',
+        'idsync_calls_total{data_source="shop",outcome="consent-denied"} 1.0',
+        "idsync_call_seconds_count 42.0",
+        "idsync_batch_calls_sum 40.0",
+        "idsync_spool_mappings 0.0",
+    ):
+        assert line in told.splitlines(), told
+    assert "secret" not in told
+
+
+def test_metrics_of_a_killed_service_do_not_stay(tmp_path: Path) -> None:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    with serving(path, "--workers", "1") as endpoint:
+        endpoint.get("/ibs:dpid=12345&dpuuid=a")
+        [left] = (tmp_path / "var").glob("metrics-*")
+        endpoint.kill()
+    assert left.exists()
+    with serving(path, "--workers", "1") as endpoint:
+        assert not left.exists()
+        assert 'outcome="stored"} 1.0' not in metrics(endpoint)
+
+
+def test_no_control_socket_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    for variable in ("HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    with serving(path, "--workers", "1"):
+        assert not [found for found in tmp_path.rglob("*") if found.is_socket()]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[tuple[Gunicorn, Path]]:
+    """The Flask application alone, on gunicorn as anyone would run it."""
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
+    command = [sys.executable, "-m", "gunicorn", "-c", str(LIMITS), "-k", "gthread", "--threads", "4"]
+    command += ["--no-control-socket", "-b", "127.0.0.1:0", "idsync.wsgi:app()"]
+    server = Gunicorn(command, {"IDSYNC_CONFIG": str(path)})
+    with stopping(server):
+        yield server, path
+
+
+def test_the_flask_application_alone_answers_alike(
+    plain: tuple[Gunicorn, Path], endpoint: Endpoint, path: Path
+) -> None:
+    flask, flask_path = plain
+    names = ["pixel", "a%26b", "a+b", "%FF", "a:b", "x?", "caf%C3%A9", "%F0%9F%98%80", "", "x" * 513]
+    targets = [
+        f"{start}dpid={dpid}&dpuuid=alike-{name}{more}&d_uuid={UUID}"
+        for start in ("/ibs:", "/sync?", "http://h/ibs:")
+        for dpid in (777, 999)
+        for name in names
+        for more in (
+            "",
+            "&d_rtbd=json",
+            "&gdpr=1",
+            f"&redir={quote('https://dpm.demdex.net/{|}?u=${DD_UUID}', safe='')}",
+        )
+    ]
+    targets += ["/", "/sync", "/sync?", "/healthz", "/healthz?", "/robots.txt", "//ibs:", "/ibs:?", "/ibs:#x"]
+    for target in targets:
+        for method in ("GET", "HEAD", "POST"):
+            answers = []
+            for server in (flask, endpoint):
+                answer = server.get(target, "Cookie: a=b", "Sec-GPC: 0", method=method)
+                headers = [header for header in answer.headers if header[0] not in {"server", "date", "connection"}]
+                answers.append((answer.status, headers, answer.body))
+            assert answers[0] == answers[1], (method, target)
+    stored = [
+        sorted(
+            (row["customer_id"], row["uuid"])
+            for batch in exported(where, 777)
+            for row in batch.to_pylist()
+            if row["customer_id"].startswith("alike-")
+        )
+        for where in (flask_path, path)
+    ]
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 7
+
+
+def exported(path: Path, dpid: int) -> list[Any]:
+    with closing(open_store(config.load(path).store)) as store:
+        return list(store.export(dpid, milliseconds_now()))
 
 
 def test_an_answer_outlives_the_processes(path: Path) -> None:
@@ -239,7 +404,7 @@ def test_nothing_of_a_request_is_printed(tmp_path: Path) -> None:
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nCookie: {secret}\r\n {secret}\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nContent-Length: {secret}\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nTransfer-Encoding: {secret}\r\n\r\n", 400),
-            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nExpect: {secret}\r\n\r\n", 417),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nExpect: {secret}\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nHost: a\r\nHost: {secret}\r\n\r\n", 400),
             (f"GET /ibs:dpid=12345&dpuuid={secret} HTTP/1.1\r\nHost: h\r\nSCRIPT_NAME: /{secret}\r\n\r\n", 200),
             (f"GET /ibs:{secret * 900} HTTP/1.1\r\n\r\n", 414),
@@ -269,15 +434,16 @@ def test_a_store_that_can_never_work_stops_the_start(tmp_path: Path) -> None:
     assert "idsync.db" in done.stderr
 
 
-def test_the_endpoint_starts_though_the_store_is_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_starts_though_the_store_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "idsync.toml"
+    path.write_text(configuration())
     monkeypatch.setenv("IDSYNC_STORE__URL", "redis://someone:hunter2@127.0.0.1:1/0")
     with serving(path, "--workers", "1") as endpoint:
         assert endpoint.get("/healthz").status == 200
-        answer = endpoint.get("/ibs:dpid=12345&dpuuid=4711sesame")
-        assert (answer.status, answer.header("Set-Cookie")) == (503, None)
-        assert answer.header("Retry-After") is not None
+        assert endpoint.get("/ibs:dpid=12345&dpuuid=4711sesame").body == PIXEL
         answer = endpoint.get("/readyz")
         assert answer.status == 503
+        assert json.loads(answer.body)["spool"]["mappings"] == 1
         assert "127.0.0.1:1" in json.loads(answer.body)["reason"]
         assert b"hunter2" not in answer.body
         status, output = endpoint.stop()

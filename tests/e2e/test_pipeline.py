@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from idsync.app import milliseconds_now
+from idsync.service import milliseconds_now
 from tests.endpoint import PATIENCE_SECONDS, Endpoint, serving
 from tests.reconcile.samples import SIGNALS, World, uuid
 from tests.s3 import StrictS3, moto_s3, strict_s3

@@ -1,9 +1,14 @@
 """Settings and identifiers that the tests of the endpoint share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from idsync import config
+from idsync.service import Service, open_spool
 from idsync.settings import Settings
+from idsync.store import open_store
 
 UUID = "01234567890123456789012345678901234567"
 OTHER_UUID = "98765432109876543210987654321098765432"
@@ -38,3 +43,15 @@ def configuration(*, identity: str = "mint", gdpr_default: str = "does-not-apply
 
 def settings(base: Path = Path(), *, identity: str = "mint", gdpr_default: str = "does-not-apply") -> Settings:
     return config.parse(configuration(identity=identity, gdpr_default=gdpr_default), environ={}, base=base)
+
+
+@contextmanager
+def serving_in_process(base: Path, store: Any = None, **options: Any) -> Iterator[Service]:
+    """A service under `base`: on the SQLite store there, or on `store`. Options: of the settings, clock and entropy."""
+    chosen = settings(base, **{name: options.pop(name) for name in ("identity", "gdpr_default") if name in options})
+    options = {"clock": lambda: NOW, "entropy": lambda size: ENTROPY[:size]} | options
+    service = Service(chosen, store or open_store(chosen.store), open_spool(chosen), **options)
+    try:
+        yield service
+    finally:
+        service.close()

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 from flask import Flask
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
@@ -22,7 +22,7 @@ from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.reply import PIXEL
 from idsync.store import open_store
 from idsync.store.base import MappingStore, Sync
-from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, configuration, settings
+from tests.idsync.samples import NOW, OTHER_UUID, UUID, configuration, serving_in_process, settings
 
 
 def ask(app: Flask, target: str, *, method: str = "GET", **headers: str) -> tuple[int, Headers, bytes]:
@@ -42,8 +42,9 @@ def store(tmp_path: Path) -> Iterator[MappingStore]:
 
 
 @pytest.fixture
-def app(store: MappingStore) -> Flask:
-    return create_app(settings(), store, clock=lambda: NOW, entropy=lambda size: ENTROPY[:size])
+def app(tmp_path: Path) -> Iterator[Flask]:
+    with serving_in_process(tmp_path) as service:
+        yield create_app(service)
 
 
 def test_a_call_is_stored_and_found_again(app: Flask, store: MappingStore) -> None:
@@ -113,11 +114,14 @@ def test_small_routes(app: Flask) -> None:
     assert headers["Content-Type"] == "text/plain; charset=utf-8"
     assert ask(app, "/healthz?x=1")[0] == 200
     status, headers, body = ask(app, "/readyz")
-    assert (status, headers["Content-Type"], json.loads(body)) == (200, "application/json", {"ready": True})
+    assert (status, headers["Content-Type"], json.loads(body)["ready"]) == (200, "application/json", True)
 
 
 class Away:
     """A store that answers every operation with `error`."""
+
+    def close(self) -> None:
+        """As a store without a connection."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -140,52 +144,69 @@ AWAY = pytest.mark.parametrize(
 
 @AWAY
 @pytest.mark.parametrize("shape", ["", "&d_rtbd=json", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"])
-def test_store_away(error: Exception, shape: str) -> None:
-    app = create_app(settings(), Away(error))
-    status, headers, body = ask(app, f"/ibs:dpid=12345&dpuuid=a{shape}")
-    assert status == 503
-    assert int(headers["Retry-After"]) > 0
-    assert json.loads(body)["stored"] == 0
-    assert "Location" not in headers
-    assert "Set-Cookie" not in headers
-    assert ask(app, "/healthz")[0] == 200
+def test_store_away(error: Exception, shape: str, tmp_path: Path) -> None:
+    """The spool takes the call, and the visitor sees no difference."""
+    target = f"/ibs:dpid=12345&dpuuid=a{shape}"
+    with serving_in_process(tmp_path / "there") as there, serving_in_process(tmp_path, Away(error)) as away:
+        assert ask(create_app(away), target) == ask(create_app(there), target)
+        assert away.spooled()[0] == 1
 
 
 @AWAY
-def test_readyz_tells_the_reason_but_no_password(error: Exception) -> None:
-    app = create_app(settings(), Away(error))
-    status, _, body = ask(app, "/readyz")
+@pytest.mark.parametrize("shape", ["", "&d_rtbd=json", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"])
+def test_store_and_spool_away(error: Exception, shape: str, tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("no folder")
+    with serving_in_process(tmp_path, Away(error)) as service:
+        app = create_app(service)
+        status, headers, body = ask(app, f"/ibs:dpid=12345&dpuuid=a{shape}")
+        assert status == 503
+        assert int(headers["Retry-After"]) > 0
+        assert json.loads(body)["stored"] == 0
+        assert "Location" not in headers
+        assert "Set-Cookie" not in headers
+        assert ask(app, "/healthz")[0] == 200
+        document = json.loads(ask(app, "/readyz")[2])
+        assert "spool.db" in document["spool"]["reason"]
+
+
+@AWAY
+def test_readyz_tells_the_reason_but_no_password(error: Exception, tmp_path: Path) -> None:
+    with serving_in_process(tmp_path, Away(error), clock=lambda: NOW + 1_500) as service:
+        service._spool.record([Sync(12345, "a", UUID, "", NOW)])
+        status, _, body = ask(create_app(service), "/readyz")
     document = json.loads(body)
     assert (status, document["ready"]) == (503, False)
     assert "store:6379" in document["reason"]
     assert b"hunter2" not in body
+    assert document["spool"] == {"mappings": 1, "age_seconds": 1.5}
+
+
+def test_readyz_while_shutting_down(tmp_path: Path) -> None:
+    with serving_in_process(tmp_path) as service:
+        service.draining = True
+        status, _, body = ask(create_app(service), "/readyz")
+    assert (status, json.loads(body)["reason"]) == (503, "shutting down")
 
 
 @pytest.mark.parametrize("target", ["/ibs:dpid=12345&dpuuid=customer-1", "/readyz?dpuuid=customer-1"])
-def test_a_fault_of_ours_is_logged_without_the_call(target: str, caplog: pytest.LogCaptureFixture) -> None:
-    app = create_app(settings(), Away(ValueError("HSET customer-1")))
-    with caplog.at_level(logging.DEBUG):
-        status, headers, _ = ask(app, target)
+def test_a_fault_of_ours_is_logged_without_the_call(
+    target: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving_in_process(tmp_path, Away(ValueError("HSET customer-1"))) as service, caplog.at_level(logging.DEBUG):
+        status, headers, _ = ask(create_app(service), target)
     assert (status, headers["Cache-Control"]) == (500, "no-store")
     assert "ValueError" in caplog.text
     assert "test_app.py" in caplog.text
     assert "customer-1" not in caplog.text
 
 
-def test_a_server_without_the_raw_target_is_found_out(store: MappingStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_without_the_raw_target_is_found_out(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
     """Stored from the decoded path, a%26b would be two parameters."""
     environ = create_environ("/ibs:dpid=12345&dpuuid=a")
     del environ["RAW_URI"], environ["REQUEST_URI"]
-    _, status, _ = run_wsgi_app(create_app(settings(), store), environ, buffered=True)
+    _, status, _ = run_wsgi_app(app, environ, buffered=True)
     assert status.startswith("500")
     assert "_raw_target" in caplog.text
-
-
-class Keeps:
-    """Stores nothing, gives every sync its own UUID: for the many calls of the property below."""
-
-    def record(self, syncs: Sequence[Sync]) -> list[str]:
-        return [sync.uuid or sync.fresh for sync in syncs]
 
 
 TARGETS = st.builds(
@@ -204,12 +225,18 @@ TARGETS = st.builds(
 )
 
 
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Flask]]:
+    base = tmp_path_factory.mktemp("apps")
+    with serving_in_process(base) as mint, serving_in_process(base, identity="audience-manager") as asking:
+        yield {"mint": create_app(mint), "audience-manager": create_app(asking)}
+
+
 @given(target=TARGETS, identity=st.sampled_from(["mint", "audience-manager"]), cookie=st.text(max_size=20))
-@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_no_target_is_an_error_of_ours(target: str, identity: str, cookie: str) -> None:
-    app = create_app(settings(identity=identity), Keeps())  # type: ignore[arg-type]  # only record is used
-    status, headers, body = ask(app, target or "/", cookie=cookie)
-    assert status in {200, 302, 400, 404, 503}
+@hypothesis_settings(deadline=None)
+def test_no_target_is_an_error_of_ours(apps: dict[str, Flask], target: str, identity: str, cookie: str) -> None:
+    status, headers, body = ask(apps[identity], target or "/", cookie=cookie)
+    assert status in {200, 302, 400, 404}
     assert (status == 302) is ("Location" in headers)
     assert headers["Cache-Control"] == "no-store"
     assert headers["Content-Length"] == str(len(body))

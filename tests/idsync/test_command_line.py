@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from idsync import config
-from idsync.app import milliseconds_now
+from idsync.service import milliseconds_now, open_spool
 from idsync.store import open_store
 from idsync.store.base import Sync
 from tests.endpoint import run_idsync
@@ -101,7 +101,16 @@ def test_stats(path: Path) -> None:
         ],
         "customers": 3,
         "mappings": 4,
+        "spool": {"mappings": 0, "age_seconds": 0.0},
     }
+
+
+def test_stats_of_the_spool(path: Path) -> None:
+    with closing(open_spool(config.load(path))) as spool:
+        spool.record([Sync(12345, "a", UUID, UUID, milliseconds_now() - 60_000)])
+    waiting = answer("stats", "--config", path)["spool"]
+    assert waiting["mappings"] == 1
+    assert 60 <= waiting["age_seconds"] < 120
 
 
 def test_sweep(path: Path) -> None:

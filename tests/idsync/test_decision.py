@@ -47,9 +47,9 @@ def take(target: str, signals: Signals = Signals(), **options: str) -> Seen:  # 
     sync = None
     if isinstance(decided, Admitted):
         sync = decided.sync
-        decided = decision.answer(decided, sync.uuid or sync.fresh, chosen)
+        decided = decision.answer(decided, Outcome.STORED, sync.uuid or sync.fresh, chosen)
     assert isinstance(decided, Decided)
-    outcome, reply = decided
+    outcome, reply, _ = decided
     headers = dict(reply.headers)
     assert len(headers) == len(reply.headers)
     assert headers["Cache-Control"] == "no-store"
@@ -247,13 +247,46 @@ def test_consent_denied(extra: str, signals: Signals, options: dict[str, str]) -
 # --- store -----------------------------------------------------------------------------------------------------------
 
 
-def test_store_unavailable() -> None:
-    outcome, reply = decision.unavailable()
+@pytest.mark.parametrize("outcome", [Outcome.STORE_UNAVAILABLE, Outcome.OVERLOADED, Outcome.FAILED])
+@pytest.mark.parametrize("shape", ["", "&d_rtbd=json", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"])
+def test_not_kept(outcome: Outcome, shape: str) -> None:
+    admitted = decision.admit(
+        parse(f"/ibs:dpid=12345&dpuuid=a{shape}"), Signals(), settings(), now=NOW, entropy=ENTROPY
+    )
+    assert isinstance(admitted, Admitted)
+    decided = decision.answer(admitted, outcome, "", settings())
+    assert decided == decision.not_kept(outcome, 12345)
+    reply = decided.reply
     headers = dict(reply.headers)
-    assert (outcome, reply.status) == (Outcome.STORE_UNAVAILABLE, 503)
+    assert (decided.outcome, reply.status) == (outcome, outcome.status)
+    assert reply.status >= 500
+    assert not {"Set-Cookie", "Location"} & set(headers)
     assert int(headers["Retry-After"]) > 0
     assert "X-Error" not in headers
     assert json.loads(reply.body)["stored"] == 0
+
+
+def test_a_spooled_call_is_answered_as_a_stored_one() -> None:
+    admitted = decision.admit(parse("/ibs:dpid=12345&dpuuid=a"), Signals(), settings(), now=NOW, entropy=ENTROPY)
+    assert isinstance(admitted, Admitted)
+    stored = decision.answer(admitted, Outcome.STORED, UUID, settings())
+    spooled = decision.answer(admitted, Outcome.SPOOLED, UUID, settings())
+    assert (spooled.outcome, spooled.reply) == (Outcome.SPOOLED, stored.reply)
+
+
+@pytest.mark.parametrize(
+    ("target", "dpid"),
+    [
+        ("/ibs:dpid=12345&dpuuid=a:b", 12345),
+        ("/ibs:dpid=999&dpuuid=a", 999),
+        ("/ibs:dpid=x&dpuuid=a", None),
+        ("/ibs:", None),
+    ],
+)
+def test_a_decision_names_its_data_source(target: str, dpid: int | None) -> None:
+    decided = decision.admit(parse(target), Signals(), settings(), now=NOW, entropy=ENTROPY)
+    assert isinstance(decided, Decided)
+    assert decided.dpid == dpid
 
 
 def test_labels_are_distinct() -> None:

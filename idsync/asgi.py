@@ -1,0 +1,96 @@
+"""The fast front: answers sync calls itself, and hands every other route to the Flask application.
+
+A sync call costs one pass through this module, without threads or a router. Routes that people and monitors ask for may
+take their time.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+
+from idsync import call
+from idsync.app import create_app
+from idsync.decision import Decided, Signals
+from idsync.reply import Reply
+from idsync.service import METHODS, Service, method_not_allowed
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# ASGI tells path and query only, and `/ibs:dpid=1&dpuuid=a?` from the same without `?` no more: our server adds this.
+RAW_TARGET = "idsync.raw_target"
+_ROUTE_THREADS = 4
+
+
+class Application:
+    """An ASGI application over `service`, which it closes when the server shuts down."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        flask = create_app(service)
+
+        def mounted(environ: Any, start_response: Any) -> Any:
+            environ["RAW_URI"] = _raw_target(environ["asgi.scope"])
+            return flask(environ, start_response)
+
+        self._mounted: Any = WSGIMiddleware(mounted, workers=_ROUTE_THREADS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            target = _raw_target(scope)
+            if not call.is_sync_call(target):
+                await self._mounted(scope, receive, send)
+            elif scope["method"] in METHODS:
+                await self._sync_call(target, _signals(scope), send)
+            else:
+                await _leave(method_not_allowed(), send)
+        elif kind == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _sync_call(self, target: str, signals: Signals, send: Send) -> None:
+        start = time.perf_counter()
+        decided = await self._decide(target, signals)
+        await _leave(decided.reply, send)
+        self.service.metrics.called(decided.outcome, decided.dpid, time.perf_counter() - start)
+
+    async def _decide(self, target: str, signals: Signals) -> Decided:
+        admitted = self.service.admit(target, signals)
+        if isinstance(admitted, Decided):
+            return admitted
+        return self.service.answer(admitted, await self.service.recorder.record_soon(admitted.sync))
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.service.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _raw_target(scope: Scope) -> str:
+    target: str = scope["extensions"][RAW_TARGET]
+    return target
+
+
+def _signals(scope: Scope) -> Signals:
+    """Repeated headers are joined as a WSGI server joins them."""
+    cookies = sec_gpc = ""
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            cookies = f"{cookies},{value.decode('latin-1')}" if cookies else value.decode("latin-1")
+        elif name == b"sec-gpc":
+            sec_gpc = f"{sec_gpc},{value.decode('latin-1')}" if sec_gpc else value.decode("latin-1")
+    return Signals(cookies, sec_gpc)
+
+
+async def _leave(answer: Reply, send: Send) -> None:
+    """The one place where a reply leaves this front."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,235 @@
+"""Between the fronts and the store: writes of concurrent calls in one batch, and the spool when the store is away.
+
+    record ─► queue ─► writer ─► store ──────────► answer
+                         │         ▲
+                         └► spool ─┘ drainer         (the store failed, or is known to be away)
+
+One thread writes: while a batch is under way the next one gathers, so batches grow with the load and a lone call waits
+for nobody. A store that failed is not asked again by a call, only by the drainer, once a second: the website must not
+wait for time-outs. Writes merge, so a batch of which nobody knows whether it arrived is simply written once more.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from idsync import config
+from idsync.defects import log_defect
+from idsync.errors import StoreMisconfigured, StoreUnavailable
+from idsync.metrics import Metrics
+from idsync.outcomes import Outcome
+from idsync.store.base import MappingStore, Sync
+from idsync.store.spool import Spool
+
+QUEUE_CALLS = 4_096  # a second of the highest load, which is how long a store may take to fail
+BATCH_CALLS = 512
+_DRAIN_CALLS = 256
+_LOOK_SECONDS = 1.0
+_AWAY = (StoreUnavailable, StoreMisconfigured)
+
+log = logging.getLogger(__name__)
+
+
+class Recorded(NamedTuple):
+    """What became of a sync: stored or spooled under `uuid`; or neither, then `uuid` is empty."""
+
+    outcome: Outcome
+    uuid: str = ""
+
+
+class _Waiting(NamedTuple):
+    sync: Sync
+    future: "asyncio.Future[Recorded] | Future[Recorded]"
+
+
+class Recorder:
+    """Starts two threads; make it after the fork. Every call that is handed over is told what became of it."""
+
+    def __init__(self, store: MappingStore, spool: Spool, metrics: Metrics) -> None:
+        self._store, self._spool, self._metrics = store, spool, metrics
+        self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting = 0  # calls in the queue or on their way there
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gathered: list[_Waiting] = []  # of the loop
+        self._away = threading.Event()
+        self._closing = threading.Event()
+        self._look = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="writer", daemon=True)
+        self._drainer = threading.Thread(target=self._drain, name="drainer", daemon=True)
+        self._writer.start()
+        self._drainer.start()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their write."""
+        return self._waiting
+
+    def record(self, sync: Sync) -> Recorded:
+        """From a thread: returns when the sync is durable, or refused."""
+        if not self._enter():
+            return Recorded(Outcome.OVERLOADED)
+        future: Future[Recorded] = Future()
+        self._queue.put([_Waiting(sync, future)])
+        return future.result()
+
+    async def record_soon(self, sync: Sync) -> Recorded:
+        """From an event loop, always the same. A caller that is cancelled meanwhile has its sync stored all the same.
+
+        Calls of one turn of the loop are handed over together: to wake the writer for each costs a system call.
+        """
+        if not self._enter():
+            return Recorded(Outcome.OVERLOADED)
+        loop = self._loop or self._meet()
+        future: asyncio.Future[Recorded] = loop.create_future()
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(_Waiting(sync, future))
+        return await future
+
+    def close(self) -> None:
+        """Write what waits, then stop. No call is handed over afterwards."""
+        self._queue.put(None)
+        self._writer.join()
+        self._closing.set()
+        self._look.set()
+        self._drainer.join()
+
+    def _enter(self) -> bool:
+        with self._lock:
+            if self._waiting >= QUEUE_CALLS:
+                return False
+            self._waiting += 1
+            return True
+
+    def _meet(self) -> asyncio.AbstractEventLoop:
+        """Asked once: asyncio asks the operating system for the process each time."""
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _hand_over(self) -> None:
+        self._queue.put(self._gathered)
+        self._gathered = []
+
+    # --- writer ----------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._gather()
+            if batch:
+                self._tell(batch, self._commit([waiting.sync for waiting in batch]))
+
+    def _gather(self) -> tuple[list[_Waiting], bool]:
+        """What waits now, at least one call; and whether it was the last."""
+        batch: list[_Waiting] = []
+        calls = self._queue.get()
+        while calls is not None:
+            batch += calls
+            if len(batch) >= BATCH_CALLS:
+                break
+            try:
+                calls = self._queue.get_nowait()
+            except Empty:
+                break
+        with self._lock:
+            self._waiting -= len(batch)
+            left = self._waiting
+        self._metrics.queue(left)
+        return batch, calls is None
+
+    def _commit(self, syncs: Sequence[Sync]) -> list[Recorded]:
+        try:
+            if not self._away.is_set():
+                start = time.perf_counter()
+                try:
+                    uuids = self._store.record(syncs)
+                except _AWAY as error:
+                    self._failed(error)
+                else:
+                    self._metrics.committed(len(syncs), time.perf_counter() - start)
+                    return [Recorded(Outcome.STORED, uuid) for uuid in uuids]
+            try:
+                uuids = self._spool.record(syncs)
+            except _AWAY:
+                return [Recorded(Outcome.STORE_UNAVAILABLE)] * len(syncs)
+        except Exception as error:  # noqa: BLE001  a defect of ours must not leave every later call without an answer
+            log_defect(error)
+            return [Recorded(Outcome.FAILED)] * len(syncs)
+        self._metrics.spooled(len(syncs))
+        return [Recorded(Outcome.SPOOLED, uuid) for uuid in uuids]
+
+    def _tell(self, batch: Sequence[_Waiting], results: Sequence[Recorded]) -> None:
+        """Each caller its result. The loop is woken once for all its calls: that costs a system call."""
+        pairs: list[tuple[asyncio.Future[Recorded], Recorded]] = []
+        for (_, future), result in zip(batch, results, strict=True):
+            if isinstance(future, Future):
+                future.set_result(result)
+            else:
+                pairs.append((future, result))
+        if pairs and self._loop is not None:
+            with suppress(RuntimeError):  # a loop that is closed by now was given up with all its calls
+                self._loop.call_soon_threadsafe(_resolve, pairs)
+
+    def _failed(self, error: StoreUnavailable | StoreMisconfigured) -> None:
+        self._metrics.store_failed()
+        if not self._away.is_set():
+            self._away.set()
+            log.error("The store is away, calls go to the spool: %s", config.mask(error.problem))
+
+    # --- drainer ---------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        stuck = False
+        while not self._closing.is_set():
+            try:
+                if self._answers():
+                    self._empty()
+                stuck = False
+            except (*_AWAY, OSError) as error:
+                if not stuck:
+                    log.error("The spool can't be emptied: %s", error)  # noqa: TRY400  the trace tells no more
+                stuck = True
+            except Exception as error:  # noqa: BLE001  the thread must live to try again
+                log_defect(error)
+            self._look.wait(_LOOK_SECONDS)
+
+    def _answers(self) -> bool:
+        """Whether the store may be written to; one that was away is asked."""
+        if not self._away.is_set():
+            return True
+        try:
+            self._store.check()
+        except StoreUnavailable:
+            return False
+        except StoreMisconfigured:
+            pass  # it may take writes all the same (its eviction policy is wrong, say); else the next batch fails fast
+        self._away.clear()
+        log.info("The store is back")
+        return True
+
+    def _empty(self) -> None:
+        """Oldest first, until nothing waits or the store fails. One process at a time: more would only collide."""
+        if not self._spool.oldest(1):
+            return
+        with self._spool.emptying() as alone:
+            while alone and not self._closing.is_set() and (syncs := self._spool.oldest(_DRAIN_CALLS)):
+                try:
+                    self._store.record(syncs)
+                except _AWAY as error:
+                    self._failed(error)
+                    return
+                self._spool.remove(syncs)
+                self._metrics.drained(len(syncs))
+
+
+def _resolve(pairs: Sequence[tuple["asyncio.Future[Recorded]", Recorded]]) -> None:
+    for future, result in pairs:
+        if not future.done():
+            future.set_result(result)

@@ -1,0 +1,124 @@
+"""What one process of the endpoint works with, and the steps that both fronts share.
+
+raw target, headers ─► admit ─► (recorder) ─► answer ─► reply
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from idsync import call, config, decision, ids, reply
+from idsync.decision import Admitted, Decided, Signals
+from idsync.defects import log_defect
+from idsync.errors import IdsyncError
+from idsync.metrics import Metrics
+from idsync.outcomes import Outcome
+from idsync.recorder import Recorded, Recorder
+from idsync.reply import Reply
+from idsync.settings import Settings
+from idsync.store import DAY, open_store
+from idsync.store.base import MappingStore
+from idsync.store.spool import Spool
+
+METHODS = ("GET", "HEAD")
+_ALLOW = ("Allow", ", ".join(METHODS))
+
+
+def milliseconds_now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class SystemEntropy:
+    """Random bytes of the operating system, fetched for many calls at once: a system call for each would cost a call a
+    quarter of its time. Made after the fork, as two processes must not draw the same bytes.
+    """
+
+    _FETCHED_BYTES = 6_144
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes, self._used = b"", 0
+
+    def __call__(self, size: int) -> bytes:
+        with self._lock:
+            if self._used + size > len(self._bytes):
+                self._bytes, self._used = os.urandom(max(size, self._FETCHED_BYTES)), 0
+            self._used += size
+            return self._bytes[self._used - size : self._used]
+
+
+class Service:
+    """Starts threads, so it is made after the fork. `clock` gives milliseconds, `entropy(n)` n random bytes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: MappingStore,
+        spool: Spool,
+        *,
+        clock: Callable[[], int] = milliseconds_now,
+        entropy: Callable[[int], bytes] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics(settings.data_sources)
+        self.recorder = Recorder(store, spool, self.metrics)
+        self.draining = False
+        self._store, self._spool = store, spool
+        self._clock, self._entropy = clock, entropy or SystemEntropy()
+
+    def admit(self, target: str, signals: Signals) -> Admitted | Decided:
+        """The decision on a sync call, as far as it goes without the store."""
+        try:
+            now, entropy = self._clock(), self._entropy(ids.UUID_ENTROPY_BYTES)
+            return decision.admit(call.parse(target), signals, self.settings, now=now, entropy=entropy)
+        except Exception as error:  # noqa: BLE001  a server would log its text
+            log_defect(error)
+            return decision.not_kept(Outcome.FAILED)
+
+    def answer(self, admitted: Admitted, recorded: Recorded) -> Decided:
+        return decision.answer(admitted, recorded.outcome, recorded.uuid, self.settings)
+
+    def readiness(self) -> Reply:
+        """Whether calls reach the store durably. What the spool takes meanwhile is safe, but nobody sees it."""
+        reason = "shutting down" if self.draining else self._store_fault()
+        state: dict[str, object] = {"ready": not reason}
+        if reason:
+            state["reason"] = reason
+        try:
+            mappings, age = self.spooled()
+            state["spool"] = {"mappings": mappings, "age_seconds": age}
+        except IdsyncError as error:
+            state["spool"] = {"reason": config.mask(error.problem)}
+        return reply.document(503 if reason else 200, state)
+
+    def spooled(self) -> tuple[int, float]:
+        """Mappings in the spool, and the seconds that the oldest has waited."""
+        return self._spool.waiting(self._clock())
+
+    def close(self) -> None:
+        """Write what waits, then let go of store and spool."""
+        self.recorder.close()
+        self._spool.close()
+        self._store.close()
+
+    def _store_fault(self) -> str:
+        try:
+            self._store.check()
+        except IdsyncError as error:
+            return config.mask(error.problem)
+        return ""
+
+
+def open_spool(settings: Settings) -> Spool:
+    """Mappings wait there as long as they live: what is past its lifetime is of no use to the store either."""
+    store = settings.store
+    return Spool(str(settings.endpoint.spool), store.mapping_ttl_days * DAY, store.devices_per_customer)
+
+
+def open_service(settings: Settings) -> Service:
+    return Service(settings, open_store(settings.store, patient=False), open_spool(settings))
+
+
+def method_not_allowed() -> Reply:
+    return reply.text(405, "sync calls are GET\n", [_ALLOW])
