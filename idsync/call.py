@@ -9,7 +9,8 @@ error 311). `+` is a plus in both forms, not a space: IDs are compared byte for 
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -20,8 +21,7 @@ _QUERY_PATH = "/sync"
 _ALIASES = {"d_dpid": "dpid", "d_dpuuid": "dpuuid"}
 
 
-@dataclass(frozen=True, slots=True)
-class SyncCall:
+class SyncCall(NamedTuple):
     """The decoded parameters of a call, under their own names. None: not on the call; "" is a value.
 
     `idsync_return` marks a call that comes back from Audience Manager, see `identity`.
@@ -47,7 +47,7 @@ class Malformed:
     reason: str
 
 
-_KNOWN = frozenset(field.name for field in fields(SyncCall))
+_KNOWN = frozenset(SyncCall._fields)
 
 
 def is_sync_call(target: str) -> bool:

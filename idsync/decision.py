@@ -8,7 +8,6 @@ Order of the checks, where several would refuse:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from idsync import consent, identity, ids, redirect, reply
@@ -44,8 +43,7 @@ class Decided(NamedTuple):
     dpid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A call that may be stored: `sync` for the store, the rest for `answer`."""
 
     sync: Sync
@@ -60,7 +58,7 @@ def admit(
     if isinstance(call, Malformed):
         return _refuse([Fault(Outcome.WRONGLY_ENCODED, call.reason)])
     dpid = ids.parse_dpid(call.dpid or "")
-    faults = [*_redirect_faults(call, settings), *_uuid_faults(call), *_customer_id_faults(call, dpid, settings)]
+    faults = _redirect_faults(call, settings) + _uuid_faults(call) + _customer_id_faults(call, dpid, settings)
     if faults or dpid is None or call.dpuuid is None:
         return _refuse(faults, dpid)
     verdict = consent.verdict(call, signals.sec_gpc, settings.privacy.gdpr_default)
@@ -74,7 +72,7 @@ def admit(
     elif uuid is None:
         location = identity.ask_audience_manager(call, settings.endpoint.public_url)
         return Decided(Outcome.UUID_ASKED, reply.redirect(location), dpid)
-    sync = Sync(dpid, call.dpuuid, uuid, ids.uuid_from_bytes(entropy), now)
+    sync = Sync(dpid, call.dpuuid, uuid, "" if uuid else ids.uuid_from_bytes(entropy), now)
     # A UUID that came in the URL is whoever's wrote the URL: it must not become this visitor's cookie.
     return Admitted(sync, call, sets_cookie=mints and call.d_uuid is None)
 
@@ -127,7 +125,7 @@ def _customer_id_faults(call: SyncCall, dpid: int | None, settings: Settings) ->
     if dpid is None:
         given = "dpuuid is given without dpid" if call.dpid is None else "dpid must be a decimal number"
         faults.append(Fault(Outcome.DATA_SOURCE_UNKNOWN, given))
-    elif not any(source.dpid == dpid for source in settings.data_sources):
+    elif dpid not in settings.dpids:
         faults.append(Fault(Outcome.DATA_SOURCE_UNKNOWN, "dpid is no data source of this endpoint"))
     return faults
 

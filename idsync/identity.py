@@ -5,7 +5,8 @@ visitor's `demdex` cookie names the UUID that Audience Manager knows. It can cha
 in a cookie of ours would go on tying IDs to the old one.
 """
 
-from dataclasses import fields, replace
+import re
+from functools import cache
 from urllib.parse import quote
 
 from idsync import ids
@@ -18,9 +19,14 @@ _SECONDS_A_DAY = 86_400
 
 def from_cookie(header: str, name: str) -> str | None:
     """The UUID in the Cookie header, or None. One that is malformed or stands there twice is no cookie of ours."""
-    pairs = (pair.strip(" \t").partition("=") for pair in header.split(";"))
-    values = [value for key, _, value in pairs if key == name]
+    values = _cookie(name).findall(header)
     return values[0] if len(values) == 1 and ids.is_uuid(values[0]) else None
+
+
+@cache
+def _cookie(name: str) -> re.Pattern[str]:
+    """Finds the values of a cookie. A name is a setting, so there are few."""
+    return re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*?)[ \t]*(?=;|$)")
 
 
 def set_cookie(name: str, uuid: str, days: int) -> str:
@@ -33,7 +39,7 @@ def ask_audience_manager(call: SyncCall, public_url: str) -> str:
 
     The way back carries the call's own parameters, re-encoded, and a mark: whoever bears it is never sent out again.
     """
-    back = _query(replace(call, d_uuid=None, idsync_return=RETURN_MARK))
+    back = _query(call._replace(d_uuid=None, idsync_return=RETURN_MARK))
     return_url = f"{public_url}/sync?{back}&d_uuid=${{DD_UUID}}"
     # The braces and the dollar are encoded with the rest; Audience Manager decodes redir, then fills in the macro. A
     # macro in the call's own redir is encoded twice by now and survives for the last hop.
@@ -41,7 +47,7 @@ def ask_audience_manager(call: SyncCall, public_url: str) -> str:
 
 
 def _query(call: SyncCall) -> str:
-    given = ((field.name, getattr(call, field.name)) for field in fields(call))
+    given = zip(call._fields, call, strict=True)
     return "&".join(f"{name}={_encode(value)}" for name, value in given if value is not None)
 
 

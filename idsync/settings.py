@@ -5,6 +5,7 @@ and a test holds the two together.
 """
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,6 +176,11 @@ class Settings(Table):
     feeds: tuple[Feed, ...] = ()
     destinations: tuple[Destination, ...] = ()
     reconcile: Reconcile
+
+    @cached_property
+    def dpids(self) -> frozenset[int]:
+        """Of all data sources."""
+        return frozenset(source.dpid for source in self.data_sources)
 
     def data_source(self, name: str) -> DataSource | None:
         return next((source for source in self.data_sources if source.name == name), None)

@@ -6,7 +6,6 @@ for byte. `uuid` is 38 digits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -20,9 +19,11 @@ EXPORT_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Sync:
-    """A pair to record. Where `uuid` is None the customer's latest visible device is taken, else `fresh`."""
+class Sync(NamedTuple):
+    """A pair to record. Where `uuid` is None the customer's latest visible device is taken, else `fresh`.
+
+    With a `uuid`, `fresh` says nothing and may be "".
+    """
 
     dpid: int
     customer_id: str

@@ -116,7 +116,7 @@ def test_any_other_d_rtbd_is_a_pixel() -> None:
 def test_mint(extra: str, signals: Signals, uuid: str | None, cookie: str | None) -> None:
     """An explicit UUID wins over the cookie, and never becomes one: a page could plant it."""
     seen = take(GOOD + extra, signals)
-    assert seen.sync == Sync(12345, "user-1", uuid, FRESH, NOW)
+    assert seen.sync == Sync(12345, "user-1", uuid, "" if uuid else FRESH, NOW)
     attributes = "Path=/; Max-Age=10368000; Secure; HttpOnly; SameSite=None"
     assert seen.headers.get("Set-Cookie") == (cookie and f"idsync={cookie}; {attributes}")
 
@@ -134,7 +134,7 @@ def test_audience_manager_is_asked_for_the_uuid(signals: Signals) -> None:
 @pytest.mark.parametrize("signals", [Signals(), COOKIE])
 def test_audience_manager_gave_the_uuid(signals: Signals) -> None:
     seen = take(f"{GOOD}{REDIR}&d_uuid={UUID}&idsync_return=1", signals, identity="audience-manager")
-    assert seen.sync == Sync(12345, "user-1", UUID, FRESH, NOW)
+    assert seen.sync == Sync(12345, "user-1", UUID, "", NOW)
     assert seen.headers["Location"] == f"https://a.partner.example/cb?u={UUID}&v=1"
     assert "Set-Cookie" not in seen.headers
 
