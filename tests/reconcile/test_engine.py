@@ -146,6 +146,7 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 @settings(deadline=None, max_examples=300)
 @given(st.lists(any_text, min_size=1, max_size=8))
 @example(["x" * 512, "x" * 513, "é" * 256, "é" * 257])
+@example(["\n", " \n", "\r\n", "a\n", " "])
 def test_ids_are_judged_alike_on_the_endpoint_and_in_the_engine(texts: list[str]) -> None:
     query = f"SELECT {sql.fault(Plan('id', (), (), True, False, False))} FROM (SELECT unnest(?) AS id)"
     assert [reason for (reason,) in duckdb.execute(query, [texts]).fetchall()] == [
