@@ -7,12 +7,14 @@ import logging
 import os
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from gunicorn.app.base import BaseApplication
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.config import Config
@@ -42,6 +44,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
         self._in_request = False
+        self._request_ready: asyncio.Event
         self._first_request: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -49,6 +52,11 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         self.worker.connections.add(self)
         # gunicorn limits the wait for the second request of a connection (keepalive), not for the first
         self._first_request = self.worker.loop.call_later(FIRST_REQUEST_SECONDS, self._give_up_waiting)
+
+    def _start_http1(self, buffered: bytes = b"") -> None:
+        super()._start_http1(buffered)
+        if not self._request_ready.is_set():
+            self._request_ready = _Ready(self.worker.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.worker.connections.discard(self)
@@ -99,7 +107,18 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         self._safe_write("\r\n".join(lines).encode() + answer.body)
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class _Ready(asyncio.Event):
+    """Knows its loop. Python 3.11 seeks it anew for each wait, and asks the system for the process to be sure."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+
+class _Loop(uvloop.Loop):
     """gunicorn's worker names its protocol in a call of this method, and nowhere else."""
 
     def __init__(self, worker: Any) -> None:
@@ -116,6 +135,23 @@ class Worker(ASGIWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.connections: set[Protocol] = set()
+
+    def init_process(self) -> None:
+        # A loop that does not run yet forgets signals, and the master's handlers are not ours: a worker that is told to
+        # stop while it starts would go on, and be waited for until the time-out.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._stop_before_start)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Once the loop is about to run."""
+
+    def run(self) -> None:
+        super().init_signals()
+        super().run()
+
+    def _stop_before_start(self, *_: Any) -> None:
+        self.alive = False
 
     def handle_exit_signal(self) -> None:
         self.asgi.service.draining = True

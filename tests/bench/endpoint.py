@@ -46,13 +46,15 @@ SHARE_OF_HIGHEST = 0.7
 SERVER_CORE, LOAD_CORE = 0, 1
 ROOT = Path(__file__).parent.parent.parent
 
-CONTENDERS = ("plain", "constant", "redis", "mixed", "sqlite", "p99", "workers")
+CONTENDERS = ("plain", "constant", "constant on uvloop", "redis", "mixed", "sqlite", "p99", "workers")
 # what, its name, whom it is measured against, target
 ROWS = (
     ("peer: plain Flask, redis-py, gthread with 8 threads", "plain", "", ""),
     ("peer: a constant from gunicorn's ASGI worker", "constant", "", ""),
+    ("peer: the same on uvloop, as ours is", "constant on uvloop", "", ""),
     ("ours, Redis, against the plain app", "redis", "plain", ">= 5"),
     ("ours, Redis, against the constant", "redis", "constant", ">= 0.6"),
+    ("ours, Redis, against the constant on uvloop", "redis", "constant on uvloop", ""),
     ("ours, SQLite, against the plain app", "sqlite", "plain", ">= 5"),
     ("ours, Redis, 1 in 5 calls odd, against all clean", "mixed", "redis", ">= 0.9"),
     ("ours, Redis, one worker, nothing pinned", "1 workers", "", ""),
@@ -203,9 +205,9 @@ class Bench:
                 yield Server(port)
 
     @contextmanager
-    def constant(self) -> Iterator[Server]:
+    def constant(self, loop: str) -> Iterator[Server]:
         options = ("-k", "asgi", "--http-parser", "fast", "--limit-request-line", "8190", "--keep-alive", "65")
-        with self._peer("tests.bench.peers.constant:app", *options) as port:
+        with self._peer("tests.bench.peers.constant:app", *options, "--asgi-loop", loop) as port:
             yield Server(port)
 
     @contextmanager
@@ -318,7 +320,8 @@ def measure(bench: Bench, rounds: int, chosen: set[str]) -> None:
     both = (SERVER_CORE, LOAD_CORE)
     pinned: dict[str, tuple[Callable[[], AbstractContextManager[Server]], str]] = {
         "plain": (bench.plain, "clean"),
-        "constant": (bench.constant, "clean"),
+        "constant": (lambda: bench.constant("asyncio"), "clean"),
+        "constant on uvloop": (lambda: bench.constant("uvloop"), "clean"),
         "redis": (lambda: bench.ours("redis", 1, one), "clean"),
         "mixed": (lambda: bench.ours("redis", 1, one), "mixed"),
         "sqlite": (lambda: bench.ours("sqlite", 1, one), "clean"),
@@ -352,7 +355,7 @@ def tell(best: Mapping[str, Run], slow: Mapping[str, load.Paced]) -> None:
     if "4 workers" in best:
         one, four = (best[f"{workers} workers"].spent for workers in (1, 4))
         print(
-            f"| ours, four workers with two cores of their own, reckoned | {2 / four:,.0f} | {2 * one / four:.2f} | |"
+            f"| ours, four workers with two cores of their own, reckoned | {2 / four:,.0f} | | {2 * one / four:.2f} | |"
         )
     if slow:
         print("\n| at 70 % of the highest load | calls/s | p50 | p99 | late | p99 ratio | target |")

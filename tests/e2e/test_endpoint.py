@@ -230,6 +230,14 @@ def test_a_drain_says_so_and_does_not_wait_for_idle_connections(path: Path) -> N
         assert time.monotonic() - start < 10  # the time-out is 25, and a kept connection may be idle for 65
 
 
+def test_workers_that_are_still_starting_stop_as_well(path: Path) -> None:
+    with serving(path, "--workers", "4") as endpoint:  # the master listens, its workers are not there yet
+        start = time.monotonic()
+        status, _ = endpoint.stop()
+    assert status == 0
+    assert time.monotonic() - start < 15  # the time-out is 25
+
+
 def first_refusal(connections: list[Connection]) -> Answer:
     """The first answer of /readyz that is not 200. The signal takes its way through the master, and a connection whose
     answer it meets on the way out is closed after that answer.
