@@ -196,7 +196,11 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # the server is away: so is this one, until it is back
+                client.close()
+                continue
             for ends in ((client, server, "asked"), (server, client, "answered")):
                 threading.Thread(target=self._pump, args=ends, daemon=True).start()
 

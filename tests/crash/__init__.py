@@ -46,24 +46,6 @@ time.time = lambda: time_ns() / 1e9
 """
 
 
-class LastingProxy(Proxy):
-    """One that turns connections away while the server is, and goes on when it is back."""
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                client.close()
-                continue
-            for ends in ((client, server, "asked"), (server, client, "answered")):
-                threading.Thread(target=self._pump, args=ends, daemon=True).start()
-
-
 Fault = Callable[["Stage", Load, random.Random], None]
 
 
@@ -78,7 +60,7 @@ class Stage:
         url = "sqlite:///idsync.db"
         if store == "redis":
             self.redis.start()
-            self.proxy = LastingProxy(self.redis.port)
+            self.proxy = Proxy(self.redis.port)
             url = f"redis://127.0.0.1:{self.proxy.port}/0"
         self.config = folder / "idsync.toml"
         self.config.write_text(configuration().replace("sqlite:///idsync.db", url))
