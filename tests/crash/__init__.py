@@ -9,8 +9,6 @@ import os
 import random
 import resource
 import signal
-import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
