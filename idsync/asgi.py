@@ -5,7 +5,7 @@ take their time.
 """
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from a2wsgi import WSGIMiddleware
@@ -41,23 +41,29 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            target = _raw_target(scope)
-            if not call.is_sync_call(target):
+            answer = await self.reply(scope["method"], _raw_target(scope), scope["headers"])
+            if answer is None:
                 await self._mounted(scope, receive, send)
-            elif scope["method"] in METHODS:
-                await self._sync_call(target, _signals(scope), send)
             else:
-                await _leave(method_not_allowed(), send)
+                await _leave(answer, send)
         elif kind == "lifespan":
             await self._live(receive, send)
         else:
             await send({"type": "websocket.close"})
 
-    async def _sync_call(self, target: str, signals: Signals, send: Send) -> None:
+    async def reply(self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]]) -> Reply | None:
+        """The reply to a sync call; None for what is none, and belongs to the mounted application.
+
+        `target` as it came in, names of `headers` in lower case.
+        """
+        if not call.is_sync_call(target):
+            return None
+        if method not in METHODS:
+            return method_not_allowed()
         start = time.perf_counter()
-        decided = await self._decide(target, signals)
-        await _leave(decided.reply, send)
+        decided = await self._decide(target, _signals(headers))
         self.service.metrics.called(decided.outcome, decided.dpid, time.perf_counter() - start)
+        return decided.reply
 
     async def _decide(self, target: str, signals: Signals) -> Decided:
         admitted = self.service.admit(target, signals)
@@ -78,10 +84,10 @@ def _raw_target(scope: Scope) -> str:
     return target
 
 
-def _signals(scope: Scope) -> Signals:
+def _signals(headers: Iterable[tuple[bytes, bytes]]) -> Signals:
     """Repeated headers are joined as a WSGI server joins them."""
     cookies = sec_gpc = ""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"cookie":
             cookies = f"{cookies},{value.decode('latin-1')}" if cookies else value.decode("latin-1")
         elif name == b"sec-gpc":
@@ -90,7 +96,7 @@ def _signals(scope: Scope) -> Signals:
 
 
 async def _leave(answer: Reply, send: Send) -> None:
-    """The one place where a reply leaves this front."""
+    """Where a reply leaves as messages of ASGI. `server` writes it to the connection itself."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -16,7 +16,12 @@ from typing import Any
 
 import uvloop
 from gunicorn.app.base import BaseApplication
-from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.asgi.protocol import (
+    _CACHED_SERVER_HEADER,
+    ASGIProtocol,
+    _get_cached_date_header,
+    _get_cached_status_line,
+)
 from gunicorn.config import Config
 from gunicorn.workers.gasgi import ASGIWorker
 
@@ -24,6 +29,7 @@ from idsync import metrics, reply
 from idsync.asgi import RAW_TARGET, Application
 from idsync.defects import log_defect
 from idsync.errors import IdsyncError
+from idsync.reply import Reply
 from idsync.service import open_service
 from idsync.settings import Settings
 
@@ -83,11 +89,36 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         return scope
 
     async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> bool:
-        """gunicorn starts a task for each request, for applications that go on working when they have answered. Ours
-        does not, and a task is a sixth of what gunicorn spends on a request.
+        """Whether the connection may be kept. A sync call is answered here; all else goes gunicorn's way.
+
+        gunicorn starts a task for each request, for applications that go on working when they have answered. Ours
+        does not, and a task is a sixth of what gunicorn spends on a request. A third goes into the messages of ASGI,
+        which a reply that is complete from the start has no need of.
         """
+        if request.method == "GET" and (self._body_receiver is None or self._body_receiver._complete):
+            answer = await self.worker.asgi.reply("GET", request.uri, request.headers_bytes)
+            if answer is not None:
+                return await self._leave(answer, request)
         keep: bool = await self._handle_http_request(request, sockname, peername)
         return keep
+
+    async def _leave(self, answer: Reply, request: Any) -> bool:
+        """Write a reply whole, with what gunicorn adds to one, unless the client is gone by now."""
+        close: bool = self._will_close(request, False)
+        if not self._closed:
+            fields = "".join([f"{name}: {value}\r\n" for name, value in answer.headers])
+            parts = (
+                _get_cached_status_line(request.version, answer.status),
+                fields.encode("latin-1"),
+                _CACHED_SERVER_HEADER,
+                _get_cached_date_header(),
+                b"Connection: close\r\n\r\n" if close else b"\r\n",
+                answer.body,
+            )
+            self.transport.write(b"".join(parts))
+            if self._flow_control is not None and self._flow_control.write_paused:
+                await self._flow_control.drain()
+        return not close
 
     def _cancel_first_request(self) -> None:
         if self._first_request is not None:
