@@ -1,11 +1,17 @@
 """Identifiers: what a DPID, a UUID and a customer ID may look like.
 
-The customer-ID rules are regular expressions in the dialect that Python's `re` and RE2 share, because the endpoint
-applies them to one ID at a time in Python and the reconciler to millions at a time inside DuckDB. One table, two users.
+One function judges customer IDs, `customer_id_fault`, for the endpoint and for the reconciler alike. Nearly all IDs are
+ordinary: one look at `IdRules.ordinary` clears them. That pattern is in the dialect which Python's `re` and RE2 share,
+so that the reconciler can clear whole columns with it and bring only the rest here.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
+
+from idsync import personal, placeholders
 
 MAX_CUSTOMER_ID_BYTES = 512
 UUID_DIGITS = 38
@@ -14,37 +20,142 @@ UUID_ENTROPY_BYTES = 24
 _UUID = re.compile(r"[0-9]{38}")
 _DPID = re.compile(r"[1-9][0-9]{0,9}")
 
+CheckName = Literal["sentinel", "macro", "email", "phone", "card"]
+Format = Literal["any", "hashed-email"]
+COUNTRIES = personal.COUNTRIES
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A reason to refuse a customer ID. `pattern` is searched for, anywhere in the ID."""
-
-    reason: str
-    pattern: str
-    explanation: str
-
-
-# Control characters first: to Python `$` stands before a line break at the end, too, to RE2 at the end alone.
-CUSTOMER_ID_RULES = (
-    Rule("id-control-character", r"[\x00-\x1f\x7f-\x9f]", "the customer ID holds a tab, a line break or the like"),
-    Rule("id-empty", r"^ *$", "the customer ID is empty or blank"),
-    Rule("id-colon", r":|%3[aA]", "the customer ID holds ':' or '%3A', which Audience Manager reserves"),
-)
 ID_TOO_LONG = "id-too-long"
+DEVICE_ID_SHAPE = "device-id-shape"
+_NATIONAL_ID = "id-national-id"
+_NOT_HASHED_EMAIL = "id-not-hashed-email"
 
-# IDs of these alone can break no rule but that of length; nearly all are, and one look then does for three.
-_PLAIN = re.compile(r"[!-$&-9;-~]+")
-_COMPILED = tuple((rule.reason, re.compile(rule.pattern, re.ASCII)) for rule in CUSTOMER_ID_RULES)
+# Every reason to refuse a customer ID, in the order in which they are looked for.
+EXPLANATIONS = {
+    "id-control-character": "the customer ID holds a tab, a line break or the like",
+    "id-empty": "the customer ID is empty or blank",
+    "id-colon": "the customer ID holds ':' or '%3A', which Audience Manager reserves",
+    ID_TOO_LONG: f"the customer ID is longer than {MAX_CUSTOMER_ID_BYTES} bytes",
+    "id-sentinel": "the customer ID is a word for nothing, such as null, undefined, 0 or an all-zero device ID",
+    "id-macro": "the customer ID is or holds a macro that was not expanded, such as ${UID}, [UID] or %%UID%%",
+    "id-email": "the customer ID holds an e-mail address; send a random ID or a hash",
+    "id-phone": "the customer ID is a phone number; send a random ID or a hash",
+    "id-card": "the customer ID is the number of a payment card; send a random ID or a hash",
+    _NATIONAL_ID: "the customer ID is a national ID number of a person; send a random ID or a hash",
+    _NOT_HASHED_EMAIL: "the data source takes SHA-256 hashes of e-mail addresses: 64 hex digits in lower case",
+    DEVICE_ID_SHAPE: "the device ID has not the form that its global data source asks for",
+}
+
+# Control characters first: a line break by itself is blank, too.
+_STRUCTURE = (
+    ("id-control-character", re.compile(r"[\x00-\x1f\x7f-\x9f]")),
+    ("id-empty", re.compile(r"^ *$")),
+    ("id-colon", re.compile(r":|%3[aA]")),
+)
+
+# What follows can break no rule of structure, is no macro, holds no e-mail address, and is no phone number: that takes
+# a sign which is not among these, or one between digits alone. The words for nothing start with N or U, are no longer
+# than `undefined`, and have no digit. No card has a letter or 20 digits, or starts with 0, 1, 7, 8 or 9.
+_SIGNS = "._+/=-"
+_SIGN_OR_WORD = f"[A-Za-z0-9{_SIGNS}]"
+_TEXT = "|".join(
+    [
+        f"[A-MO-TV-Za-mo-tv-z]{_SIGN_OR_WORD}*",
+        f"[NUnu]{_SIGN_OR_WORD}{{9,}}",
+        f"[NUnu][A-Za-z{_SIGNS}]{{0,8}}[0-9]{_SIGN_OR_WORD}*",
+        f"[0-9][0-9{_SIGNS}]*[A-Za-z]{_SIGN_OR_WORD}*",
+    ]
+)
+_ORDINARY = re.compile(f"0+[1-9][0-9]*|[1789][0-9]*|[2-6][0-9]{{0,11}}|[2-6][0-9]{{19,}}|{_TEXT}")
+_ORDINARY_BUT_FOR_CARDS = re.compile(f"0*[1-9][0-9]*|{_TEXT}")
 
 
-def customer_id_fault(customer_id: str) -> str | None:
-    """The reason why this customer ID is refused, or None. Reasons: those of CUSTOMER_ID_RULES, then `id-too-long`."""
-    if not _PLAIN.fullmatch(customer_id):
-        for reason, pattern in _COMPILED:
-            if pattern.search(customer_id):
+class Shape(NamedTuple):
+    """The form that all IDs of a data source have; `reason` is for those that don't."""
+
+    pattern: re.Pattern[str]
+    reason: str
+
+
+_LOWER_HEX = Shape(re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), DEVICE_ID_SHAPE)
+_UPPER_HEX = Shape(re.compile(r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}"), DEVICE_ID_SHAPE)
+_ALPHANUMERIC = Shape(re.compile(r"[0-9A-Za-z]+"), DEVICE_ID_SHAPE)
+_HASHED_EMAIL = Shape(re.compile(r"[0-9a-f]{64}"), _NOT_HASHED_EMAIL)
+
+# Audience Manager's global device data sources by DPID.
+DEVICE_ID_SHAPES = {
+    20914: _LOWER_HEX,  # Google Advertising ID
+    20915: _UPPER_HEX,  # Apple IDFA
+    121963: _LOWER_HEX,  # Roku RIDA
+    488258: _LOWER_HEX,  # Amazon Fire TV
+    1171485: _LOWER_HEX,  # LG LGUDID
+    389146: _ALPHANUMERIC,  # Microsoft MAID
+    963906: _ALPHANUMERIC,  # Samsung TIFA
+    1171489: _ALPHANUMERIC,  # Vizio IFA
+}
+
+_CHECKS: dict[CheckName, tuple[str, Callable[[str], bool]]] = {
+    "sentinel": ("id-sentinel", placeholders.is_sentinel),
+    "macro": ("id-macro", placeholders.holds_macro),
+    "email": ("id-email", personal.holds_email),
+    "phone": ("id-phone", personal.is_phone),
+    "card": ("id-card", personal.is_card),
+}
+
+
+class IdRules(NamedTuple):
+    """What is asked of the customer IDs of a data source, beyond their structure.
+
+    An ID that `ordinary` matches in full, and that is not too long, breaks none of `checks`; None: any ID may.
+    """
+
+    ordinary: re.Pattern[str] | None
+    checks: tuple[tuple[str, Callable[[str], bool]], ...]
+    shape: Shape | None
+
+
+def id_rules(
+    dpid: int, form: Format = "any", unchecked: Iterable[CheckName] = (), national_ids: Iterable[str] = ()
+) -> IdRules:
+    """The rules of a data source; `national_ids` are countries, of COUNTRIES."""
+    left_out, countries = frozenset(unchecked), tuple(national_ids)
+    checks = [check for name, check in _CHECKS.items() if name not in left_out]
+    if countries:
+        checks.append((_NATIONAL_ID, partial(personal.is_national_id, countries=countries)))
+    ordinary = _ORDINARY_BUT_FOR_CARDS if "card" in left_out else _ORDINARY
+    shape = _HASHED_EMAIL if form == "hashed-email" else DEVICE_ID_SHAPES.get(dpid)
+    return IdRules(None if countries else ordinary, tuple(checks), shape)
+
+
+DEFAULT_RULES = id_rules(0)
+
+
+def customer_id_fault(customer_id: str, rules: IdRules | None = None) -> str | None:
+    """The reason why this customer ID is refused, of EXPLANATIONS, or None. Without `rules`: DEFAULT_RULES."""
+    ordinary, checks, shape = rules or DEFAULT_RULES
+    if ordinary is not None and ordinary.fullmatch(customer_id):
+        if len(customer_id) > MAX_CUSTOMER_ID_BYTES:  # ordinary IDs are ASCII
+            return ID_TOO_LONG
+    elif reason := _structural_fault(customer_id) or _suspicion(customer_id, checks):
+        return reason
+    return None if shape is None or shape.pattern.fullmatch(customer_id) else shape.reason
+
+
+def _structural_fault(customer_id: str) -> str | None:
+    for reason, pattern in _STRUCTURE:
+        if pattern.search(customer_id):
+            return reason
+    return ID_TOO_LONG if len(customer_id.encode()) > MAX_CUSTOMER_ID_BYTES else None
+
+
+def _suspicion(customer_id: str, checks: Iterable[tuple[str, Callable[[str], bool]]]) -> str | None:
+    """Templates and tag managers encode an ID once too often, or twice: it is looked at decoded, too."""
+    texts = [customer_id]
+    while "%" in texts[-1] and len(texts) <= 2:  # noqa: PLR2004
+        texts.append(unquote(texts[-1]))
+    for reason, applies in checks:
+        for text in texts:
+            if applies(text):
                 return reason
-    if len(customer_id.encode()) > MAX_CUSTOMER_ID_BYTES:
-        return ID_TOO_LONG
     return None
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from idsync.ids import DEFAULT_RULES, IdRules
 from idsync.settings import DataSource, Feed
 from reconcile.names import InboundName, Suffix
 
@@ -35,7 +36,10 @@ Item = SignalItem | TraitsItem | RuleItem
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`columns` are the value columns, each once, in order of first mention; items point into them by position."""
+    """`columns` are the value columns, each once, in order of first mention; items point into them by position.
+
+    `id_rules` are those of the data source whose customer IDs the records carry.
+    """
 
     id_column: str
     columns: tuple[str, ...]
@@ -43,13 +47,14 @@ class Plan:
     by_uuid: bool
     every_device: bool
     emit_unmatched: bool
+    id_rules: IdRules = DEFAULT_RULES
 
     def positions(self, kind: type[Item]) -> list[int]:
         """The columns used by items of this kind."""
         return sorted({item.column for item in self.items if isinstance(item, kind)})
 
 
-def plan(feed: Feed) -> Plan:
+def plan(feed: Feed, source: DataSource | None = None) -> Plan:
     mentioned = [*feed.signals, *feed.trait_columns, *(rule.column for rule in feed.rules)]
     columns = tuple(dict.fromkeys(mentioned))
     items: list[Item] = [SignalItem(columns.index(column)) for column in feed.signals]
@@ -70,6 +75,7 @@ def plan(feed: Feed) -> Plan:
         # a file of customer IDs has one user a customer, however many devices that customer has
         every_device=by_uuid and feed.devices == "all",
         emit_unmatched=feed.unmatched == "emit",
+        id_rules=source.id_rules if source else DEFAULT_RULES,
     )
 
 

@@ -50,7 +50,7 @@ class Records:
                 self._next = max(self._next, start + 1 + max(last, default=-1))
                 seqs = chunk.ordinals + start
                 signals, traits = ([chunk.columns[1 + at] for at in kind] for kind in (self._signals, self._traits))
-                if len(seqs) and not is_clean(chunk.columns[0], signals, traits):
+                if len(seqs) and not is_clean(chunk.columns[0], self._plan.id_rules, signals, traits):
                     self.suspects.append((int(seqs[0]), int(seqs[-1])))
                 yield pa.RecordBatch.from_arrays([pa.array(seqs), *chunk.columns], schema=self._schema)
             inputs.check_unchanged(source)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from isal import igzip
 
-from idsync.ids import CUSTOMER_ID_RULES, ID_TOO_LONG, MAX_CUSTOMER_ID_BYTES
+from idsync import ids
 from reconcile import durable, lines
 from reconcile.engine.duckdb import Reject
 
 EXPLANATIONS = {
-    **{rule.reason: rule.explanation for rule in CUSTOMER_ID_RULES},
-    ID_TOO_LONG: f"the customer ID is longer than {MAX_CUSTOMER_ID_BYTES} bytes",
+    **ids.EXPLANATIONS,
     "value-unsendable": "a signal's value holds a quote, tab, line break or other control character; no escape exists",
     "trait-not-a-number": "a trait column holds something else than trait IDs",
     "line-too-long": f"one item is too long for a line of {lines.MAX_LINE_BYTES} bytes",

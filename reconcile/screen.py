@@ -1,31 +1,30 @@
 """A look at whole Arrow buffers that tells most chunks of records free of faults, at memory speed.
 
-It only ever errs to the safe side: what it passes breaks no rule of `engine.sql.fault` (a test holds the two
-together); what it does not pass is looked at record by record.
+It only ever errs to the safe side: what it passes breaks no rule of `ids.customer_id_fault` or
+`engine.sql.value_fault` (tests hold them together); what it does not pass is looked at record by record.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from idsync.ids import MAX_CUSTOMER_ID_BYTES
+from idsync.ids import MAX_CUSTOMER_ID_BYTES, IdRules
 from reconcile.lines import MAX_LINE_BYTES, MAX_TRAIT_DIGITS
 
 _FIRST_PRINTABLE = 0x20
-# Blank IDs, reserved characters, DEL, and the lead byte of the control characters U+0080 to U+009F.
-_SUSPECT_IN_ID = (b" ", b":", b"%", b"\x7f", b"\xc2")
 _SUSPECT_IN_VALUE = (b'"', b"\x7f")
 
 
 def is_clean(
-    customer_ids: pa.StringArray, signals: Sequence[pa.StringArray], traits: Sequence[pa.StringArray] = ()
+    customer_ids: pa.StringArray,
+    rules: IdRules,
+    signals: Sequence[pa.StringArray],
+    traits: Sequence[pa.StringArray] = (),
 ) -> bool:
     """Whether no ID, signal or list of traits of these can break a rule. Columns without nulls."""
-    lengths, data = text_buffer(customer_ids)
-    if len(lengths) and (lengths.min() == 0 or lengths.max() > MAX_CUSTOMER_ID_BYTES):
-        return False
-    if _holds(data, _SUSPECT_IN_ID):
+    if doubtful_ids(customer_ids, rules).any():
         return False
     for column in traits:
         lengths, data = text_buffer(column)
@@ -39,6 +38,18 @@ def is_clean(
         if _holds(data, _SUSPECT_IN_VALUE):
             return False
     return True
+
+
+def doubtful_ids(customer_ids: pa.StringArray, rules: IdRules) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Which of these IDs, without nulls, may break a rule."""
+    if rules.ordinary is None:
+        return np.ones(len(customer_ids), np.bool_)
+    lengths, _ = text_buffer(customer_ids)
+    doubtful: np.ndarray[tuple[int], np.dtype[np.bool_]] = lengths > MAX_CUSTOMER_ID_BYTES
+    for pattern in [rules.ordinary] + ([rules.shape.pattern] if rules.shape else []):
+        fits = pc.match_substring_regex(customer_ids, f"^(?:{pattern.pattern})$")
+        doubtful |= ~fits.to_numpy(zero_copy_only=False)
+    return doubtful
 
 
 def text_buffer(column: pa.StringArray) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", memoryview]:

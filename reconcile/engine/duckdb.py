@@ -14,13 +14,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from idsync import ids
 from idsync.errors import IdsyncError
 from idsync.store.base import EXPORT_SCHEMA
 from reconcile import lines
 from reconcile.engine import sql
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
-from reconcile.screen import text_buffer
+from reconcile.screen import doubtful_ids, text_buffer
 
 BATCH_ROWS = 100_000
 HASH_SHARE_ROWS = 5_000_000
@@ -93,10 +94,12 @@ class DuckEngine:
         if not suspects:
             return []
         ranges = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in suspects)
-        judged = f"SELECT seq, id, {sql.fault(self._plan)} AS reason FROM records WHERE {ranges}"
-        found = self._rows(f"SELECT seq, id, reason FROM ({judged}) WHERE reason IS NOT NULL ORDER BY seq")
-        self.drop(np.array([seq for seq, _, _ in found], dtype=np.int64))
-        return [Reject(*row) for row in found]
+        found = list(self._id_faults(ranges))
+        self.drop(np.array([reject.seq for reject in found], dtype=np.int64))
+        judged = f"SELECT seq, id, {sql.value_fault(self._plan)} AS reason FROM records WHERE {ranges}"
+        values = [Reject(*row) for row in self._rows(f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL")]
+        self.drop(np.array([reject.seq for reject in values], dtype=np.int64))
+        return sorted(found + values, key=lambda reject: reject.seq)
 
     def drop(self, seqs: Ints) -> None:
         if len(seqs):
@@ -161,6 +164,15 @@ class DuckEngine:
         return int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"))
 
     # --- within ----------------------------------------------------------------------------------------------------
+
+    def _id_faults(self, ranges: str) -> Iterator[Reject]:
+        """By the function that judges IDs on the endpoint, so that no ID is good for one and bad for the other."""
+        rules = self._plan.id_rules
+        for batch in self._stream(f"SELECT seq, id FROM records WHERE {ranges}"):
+            doubtful = batch.filter(pa.array(doubtful_ids(batch.column("id"), rules)))
+            for seq, customer_id in zip(*(column.to_pylist() for column in doubtful.columns), strict=True):
+                if reason := ids.customer_id_fault(customer_id, rules):
+                    yield Reject(seq, customer_id, reason)
 
     def _find_repeats(self) -> bool:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""

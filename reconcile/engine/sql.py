@@ -18,13 +18,9 @@ def record_columns(plan: Plan) -> list[str]:
     return ["seq", "id", *(f"v{index}" for index in range(len(plan.columns)))]
 
 
-def fault(plan: Plan) -> str:
-    """The reason why a record is refused, or NULL; the first that applies. The same ID rules as on the endpoint."""
-    cases = [
-        f"WHEN regexp_matches(id, {literal(rule.pattern)}) THEN {literal(rule.reason)}"
-        for rule in ids.CUSTOMER_ID_RULES
-    ]
-    cases.append(f"WHEN strlen(id) > {ids.MAX_CUSTOMER_ID_BYTES} THEN {literal(ids.ID_TOO_LONG)}")
+def value_fault(plan: Plan) -> str:
+    """The reason why a record's values are refused, or NULL; the first that applies. IDs are judged in Python."""
+    cases = []
     if signals := plan.positions(SignalItem):
         # one search over all values: no pattern can match across a border, since it matches single characters
         values = f"concat({', '.join(f'v{index}' for index in signals)})"
@@ -36,7 +32,7 @@ def fault(plan: Plan) -> str:
     for index in plan.positions(TraitsItem):
         pattern = literal(lines.TRAIT_LIST)
         cases.append(f"WHEN v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}) THEN 'trait-not-a-number'")
-    return f"CASE {' '.join(cases)} END"
+    return f"CASE {' '.join(cases)} END" if cases else "NULL"
 
 
 def _trait_ids(column: str) -> str:

@@ -12,14 +12,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from idsync import ids
+from idsync.settings import DataSource, Feed
 from idsync.store.base import EXPORT_SCHEMA
 from reconcile import lines
 from reconcile.engine import sql
 from reconcile.engine.duckdb import DuckEngine, Outcome
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan, RuleItem, SignalItem, TraitsItem
+from reconcile.feed import plan as plan_of
 from reconcile.lines import Line, Signal, Trait
-from reconcile.screen import is_clean
+from reconcile.screen import doubtful_ids, is_clean
+from tests.idsync.ids_of_all_kinds import any_id
 
 ITEMS = (SignalItem(0), TraitsItem(1), RuleItem(0, "gold", 7, removes=True))
 Record = tuple[str, str, str]
@@ -138,22 +141,64 @@ def test_a_join_that_loses_a_record_is_refused(tmp_path: Path, monkeypatch: pyte
         run(tmp_path, plan(), [("a", "gold", "")] * 3, [])
 
 
-any_text = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
-    ["", " ", "  ", "a:b", "%3a", "%3A", "%3", "\x85", "\x0b"]
-)
+RULES = [
+    ids.DEFAULT_RULES,
+    ids.id_rules(12345, unchecked=["card", "phone"]),
+    ids.id_rules(12345, national_ids=["us", "de"]),
+    ids.id_rules(12345, "hashed-email"),
+    *(ids.id_rules(dpid) for dpid in (20914, 20915, 389146)),
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@given(st.lists(any_id, min_size=1, max_size=8), st.sampled_from(RULES))
+@example(["x" * 512, "x" * 513, "é" * 256, "é" * 257], ids.DEFAULT_RULES)
+@example(["\n", " \n", "\r\n", "a\n", " "], ids.DEFAULT_RULES)
+@example(["C0001", "john@example.com", "C0002"], ids.DEFAULT_RULES)
+@example(["C0001", "C0002"], ids.id_rules(20914))
+@example(["536904399"], ids.id_rules(12345, national_ids=["us"]))
+def test_ids_are_judged_as_on_the_endpoint(tmp_path: Path, texts: list[str], rules: ids.IdRules) -> None:
+    asked = Plan("id", (), (), True, False, False, rules)
+    column = pa.array(texts, pa.string())
+    suspects = [] if is_clean(column, rules, []) else [(0, len(texts) - 1)]
+    with DuckEngine(asked, tmp_path, "500MB") as engine:
+        engine.stage(iter([pa.RecordBatch.from_arrays([pa.array(range(len(texts))), column], schema=engine.schema)]))
+        rejected = engine.take_faults(suspects)
+        left = engine.count()
+    reasons = [ids.customer_id_fault(text, rules) for text in texts]
+    refused = [(seq, text, reason) for seq, (text, reason) in enumerate(zip(texts, reasons, strict=True)) if reason]
+    assert [(reject.seq, reject.customer_id, reject.reason) for reject in rejected] == refused
+    assert left == len(texts) - len(refused)
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(any_text, min_size=1, max_size=8))
-@example(["x" * 512, "x" * 513, "é" * 256, "é" * 257])
-@example(["\n", " \n", "\r\n", "a\n", " "])
-def test_ids_are_judged_alike_on_the_endpoint_and_in_the_engine(texts: list[str]) -> None:
-    query = f"SELECT {sql.fault(Plan('id', (), (), True, False, False))} FROM (SELECT unnest(?) AS id)"
-    assert [reason for (reason,) in duckdb.execute(query, [texts]).fetchall()] == [
-        ids.customer_id_fault(text) for text in texts
-    ]
+@given(st.lists(any_id, min_size=1, max_size=8), st.integers(0, 7), st.sampled_from(RULES))
+def test_what_the_screen_does_not_doubt_breaks_no_rule(texts: list[str], skip: int, rules: ids.IdRules) -> None:
+    """Of a slice, too: its buffers hold more than it shows."""
+    doubtful = doubtful_ids(pa.array(texts, pa.string())[skip:], rules)
+    assert len(doubtful) == len(texts[skip:])
+    for text, doubted in zip(texts[skip:], doubtful, strict=True):
+        assert doubted or ids.customer_id_fault(text, rules) is None
 
 
+def test_a_feed_takes_the_id_rules_of_its_data_source() -> None:
+    feed = Feed(name="f", data_source="s", inputs="x", id_column="id", destination="d")
+    source = DataSource(name="s", dpid=20914, national_ids=("us",))
+    assert plan_of(feed, source).id_rules is source.id_rules
+    assert plan_of(feed).id_rules is ids.DEFAULT_RULES
+
+
+def test_an_id_is_blamed_before_the_values_and_each_record_once(tmp_path: Path) -> None:
+    records = [("a", "gold", "x"), ("null", '"', "x"), ("b", '"', ""), ("john@example.com", "", ""), ("c", "", "")]
+    with DuckEngine(plan(), tmp_path, "500MB") as engine:
+        columns = [pa.array(list(column)) for column in zip(*records, strict=True)]
+        engine.stage(iter([pa.RecordBatch.from_arrays([pa.array(range(5)), *columns], schema=engine.schema)]))
+        rejected = [(reject.seq, reject.reason) for reject in engine.take_faults([(0, 1), (2, 4)])]
+        assert engine.count() == 1
+    assert rejected == [(0, "trait-not-a-number"), (1, "id-sentinel"), (2, "value-unsendable"), (3, "id-email")]
+
+
+any_text = any_id | st.text(st.characters(codec="utf-8"), max_size=12)
 trait_text = st.sampled_from(["", "24", "24,25", "x", "1" * 18, "1" * 19, ",", " ", "\uff12\uff14"])
 
 
@@ -167,15 +212,19 @@ trait_text = st.sampled_from(["", "24", "24,25", "x", "1" * 18, "1" * 19, ",", "
 def test_what_the_screen_passes_breaks_no_rule(rows: list[tuple[str, str, str]]) -> None:
     asked = Plan("id", ("tier", "traits"), (SignalItem(0), TraitsItem(1)), True, False, False)
     columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
-    query = f"SELECT {sql.fault(asked)} FROM (SELECT unnest(?) AS id, unnest(?) AS v0, unnest(?) AS v1)"
+    query = f"SELECT {sql.value_fault(asked)} FROM (SELECT unnest(?) AS id, unnest(?) AS v0, unnest(?) AS v1)"
     reasons = [reason for (reason,) in duckdb.execute(query, [column.to_pylist() for column in columns]).fetchall()]
-    if is_clean(columns[0], columns[1:2], columns[2:]):
+    if is_clean(columns[0], asked.id_rules, columns[1:2], columns[2:]):
         assert reasons == [None] * len(rows)
+        assert [ids.customer_id_fault(row[0]) for row in rows] == [None] * len(rows)
 
 
 def test_the_screen_passes_what_is_common() -> None:
-    assert is_clean(pa.array(["C-000_1", "User", "7", "Ж"]), [pa.array(["", "Köln, Altstadt", "a=b"])])
-    assert is_clean(pa.array([], pa.string()), [])
+    common = ["C-000_1", "Fred", "7", "00042", "123456789012", "6f9619ff-8b86-d011-b42d-00cf4fc964ff", "d41d8cd98f00"]
+    assert is_clean(pa.array(common), ids.DEFAULT_RULES, [pa.array(["", "Köln, Altstadt", "a=b"])])
+    assert is_clean(pa.array([], pa.string()), ids.DEFAULT_RULES, [])
+    assert is_clean(pa.array(["6f9619ff-8b86-d011-b42d-00cf4fc964ff"]), ids.id_rules(20914), [])
+    assert is_clean(pa.array(["4111111111111111"]), ids.id_rules(12345, unchecked=["card"]), [])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from idsync import ids
 from idsync.errors import ConfigError, StoreMisconfigured, StoreUnavailable, UsageError
 from reconcile import lines, names
 from reconcile.engine.duckdb import DuckEngine, Outcome
@@ -203,6 +204,24 @@ def test_bad_records_are_rejected_with_their_place_and_reason(tmp_path: Path) ->
     assert {row["input"] for row in world.rejects()} == {str(path)}
     assert [row["customer_id"] for row in world.rejects()][2] == "a:b"
     assert all(row["explanation"] for row in world.rejects())
+
+
+def test_ids_that_should_not_be_there_are_left_out_each_with_its_reason(tmp_path: Path) -> None:
+    world = World(tmp_path, SIGNALS + "max_rejected = 1\n")
+    world.sync(("c1", uuid(1)), ("4711", uuid(2)))
+    refused = {
+        "john@example.com": "id-email",
+        "+1 (415) 555-2671": "id-phone",
+        "4111111111111111": "id-card",
+        "${UID}": "id-macro",
+        "undefined": "id-sentinel",
+    }
+    world.put("a.csv", [(text, "f", "", "") for text in ["c1", *refused, "4711"]])
+    summary = world.run()
+    assert figures(summary, *COUNTS) == (7, 2, 0, 5, 2)
+    assert {row["customer_id"]: row["reason"] for row in world.rejects()} == refused
+    assert [row["line"] for row in world.rejects()] == ["3", "4", "5", "6", "7"]
+    assert all(row["explanation"] == ids.EXPLANATIONS[row["reason"]] for row in world.rejects())
 
 
 def test_too_many_rejects_refuse_the_run_and_leave_the_input_new(tmp_path: Path) -> None:
