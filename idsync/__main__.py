@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from idsync import config, ids
+from idsync import config, ids, signature, tag
 from idsync.cli import command, group
-from idsync.decision import CUSTOMER_ID_EXPLANATIONS
+from idsync.decision import MID_DPID
 from idsync.errors import StoreUnavailable, UsageError
 from idsync.service import milliseconds_now, open_spool
 from idsync.settings import DataSource, Endpoint, Settings
@@ -40,6 +40,7 @@ def serve(config_path: Path | None, bind: str | None, workers: int | None, limit
     settings = config.load(config_path)
     if bind is not None and not _is_bind(bind):
         raise click.BadParameter("must be HOST:PORT or unix:PATH", param_hint="--bind")
+    signature.read_all(settings.data_sources)
     _try_store(settings)
     server.run(
         settings,
@@ -75,7 +76,7 @@ def stats(config_path: Path | None) -> None:
     settings = config.load(config_path)
     now = milliseconds_now()
     with _opened(settings) as store:
-        counts = store.count(now)
+        counts = {dpid: count for dpid, count in store.count(now).items() if dpid != MID_DPID}
     _print({**_statistics(settings, counts), "spool": _spooled(settings, now)})
 
 
@@ -85,6 +86,50 @@ def sweep(config_path: Path | None) -> None:
     with _opened(config.load(config_path)) as store:
         removed = store.sweep(milliseconds_now())
     _print({"removed": removed})
+
+
+@command(cli, "python -m idsync sign crm user-4711 --valid-for 10m")
+@click.argument("data_source")
+@click.argument("customer_id")
+@click.option("--uuid", default="", metavar="UUID", help="The d_uuid that the call will carry. Default: none.")
+@click.option("--valid-for", default="10m", metavar="TIME", help="90s, 10m, 2h or 7d, the longest. Default: 10m.")
+def sign(config_path: Path | None, data_source: str, customer_id: str, uuid: str, valid_for: str) -> None:
+    """Sign a sync call with the first key of the data source; the website does the same, see deploy/signing/."""
+    source = _data_source(config.load(config_path), data_source)
+    _check_customer_id(customer_id)
+    if uuid and not ids.is_uuid(uuid):
+        raise click.BadParameter(f"must be {ids.UUID_DIGITS} decimal digits", param_hint="--uuid")
+    if source.signing_keys_file is None:
+        raise UsageError(f'data source "{source.name}" has no signing keys', mend="give it signing_keys_file")
+    keys = signature.read_keys(source.signing_keys_file)
+    expires = milliseconds_now() // 1000 + _seconds(valid_for)
+    d_sig = signature.sign(keys, source.dpid, customer_id, uuid, expires)
+    query = signature.query(source.dpid, customer_id, uuid, d_sig)
+    _print({"d_sig": d_sig, "expires": expires, "query": query})
+
+
+@command(cli, "python -m idsync tag crm > tag.html", name="tag")
+@click.argument("data_source")
+@click.option("--email", is_flag=True, help="Also the image for a mail, in which the mail system fills in the ID.")
+def website_tag(config_path: Path | None, data_source: str, email: bool) -> None:
+    """The HTML for the website, as it is: put it on every page. DATA_SOURCE is a name of the configuration, or a DPID.
+
+    What else the site must see to goes to stderr.
+    """
+    settings = config.load(config_path)
+    endpoint, source = settings.endpoint, _data_source(settings, data_source)
+    if reason := tag.refusal(source):
+        raise UsageError(f'data source "{source.name}" {reason}', mend="name another one")
+    if tag.has_script(source):
+        click.echo(tag.snippet(endpoint, source))
+        click.echo(f"a Content-Security-Policy of the site must allow: {tag.policy(endpoint)}", err=True)
+    elif not email:
+        mend = 'say where the site shows the ID, such as placement = { kind = "cookie", name = "crm_id" }'
+        raise UsageError(f'data source "{source.name}" has no placement', mend=mend)
+    if email:
+        click.echo(tag.mail_image(endpoint, source))
+        field = f"the mail system's field, percent-encoded, goes in place of {tag.MAIL_PLACEHOLDER}"
+        click.echo(f"{field}; left unfilled, the call is refused", err=True)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -128,7 +173,15 @@ def _check_customer_id(customer_id: str) -> None:
     except UnicodeEncodeError:
         raise UsageError("the customer ID is not valid UTF-8", mend="check the terminal's encoding") from None
     if reason := ids.customer_id_fault(customer_id):
-        raise UsageError(CUSTOMER_ID_EXPLANATIONS[reason], mend="the endpoint refuses such an ID, so none is stored")
+        raise UsageError(ids.EXPLANATIONS[reason], mend="the endpoint refuses such an ID, so none is stored")
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]] if match else 0
+    if not 0 < seconds <= signature.MAX_VALID_SECONDS:
+        raise click.BadParameter("must be 90s, 10m, 2h or the like, 7d at most", param_hint="--valid-for")
+    return seconds
 
 
 def _device(device: Device) -> dict[str, str]:

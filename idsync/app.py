@@ -6,41 +6,47 @@ decoded path, where `%26` has become a separator already.
 
 import time
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from idsync import call, metrics, reply
-from idsync.decision import Decided, Signals
+from idsync import call, metrics, reply, signals, tag
+from idsync.decision import Admitted
 from idsync.defects import log_defect
 from idsync.reply import Reply
-from idsync.service import METHODS, Service, method_not_allowed
+from idsync.service import METHODS, NOTHING_TO_RECORD, Service
+from idsync.signals import Signals
+
+_HEADERS = {f"HTTP_{header.upper().replace('-', '_')}": field for header, field in signals.FIELDS.items()}
+
+
+_TAG = Path(__file__).parent / "static" / "idsync.js"
+_JAVASCRIPT = "text/javascript; charset=utf-8"
 
 
 def create_app(service: Service) -> Flask:
     """The endpoint, whole, for any WSGI server."""
     app = _Endpoint(__name__, static_folder=None)
+    scripts = tag.scripts(_TAG.read_text(), service.settings)
 
     @app.before_request
     def sync_call() -> Response | None:
         target = _raw_target()
         if not call.is_sync_call(target):
             return None
+        given = _signals()
         if request.method not in METHODS:
-            return _leave(method_not_allowed())
+            return _leave(service.no_call(request.method, given))
         start = time.perf_counter()
-        decided = decide(target)
-        service.metrics.called(decided.outcome, decided.dpid, time.perf_counter() - start)
-        return _leave(decided.reply)
-
-    def decide(target: str) -> Decided:
-        headers = request.environ
-        admitted = service.admit(target, Signals(headers.get("HTTP_COOKIE", ""), headers.get("HTTP_SEC_GPC", "")))
-        if isinstance(admitted, Decided):
-            return admitted
-        return service.answer(admitted, service.recorder.record(admitted.sync))
+        admitted = service.admit(target, given)
+        if isinstance(admitted, Admitted):
+            syncs = admitted.syncs()
+            recorded = service.recorder.record(syncs) if syncs else NOTHING_TO_RECORD
+            admitted = service.answer(admitted, recorded)
+        return _leave(service.leave(admitted, given, time.perf_counter() - start))
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -58,6 +64,15 @@ def create_app(service: Service) -> Flask:
     @app.get("/robots.txt")
     def robots() -> Response:
         return _leave(reply.text(200, "User-agent: *\nDisallow: /\n"))
+
+    @app.get(tag.PATH)
+    def website_tag() -> Response:
+        script = scripts.get(request.args.get("data_source"))
+        if script is None:
+            return _leave(reply.text(404, "there is no such data source here, or it has no placement\n"))
+        if request.if_none_match.contains_weak(script.etag):
+            return _leave(reply.not_modified(script.etag, tag.MAX_AGE_SECONDS))
+        return _leave(reply.cached(script.body, _JAVASCRIPT, script.etag, tag.MAX_AGE_SECONDS))
 
     @app.errorhandler(HTTPException)
     def no_such_route(error: HTTPException) -> Response:
@@ -92,7 +107,14 @@ class _Endpoint(Flask):
 def _leave(answer: Reply) -> Response:
     """The one place where a reply leaves."""
     status = f"{answer.status} {HTTPStatus(answer.status).phrase}"
-    return _RawResponse(answer.body, status, Headers(list(answer.headers)))
+    # In a list: to a bare body Werkzeug adds its length, which no 204 or 304 may have.
+    return _RawResponse([answer.body], status, Headers(list(answer.headers)))
+
+
+def _signals() -> Signals:
+    environ = request.environ
+    found = {field: environ.get(key, "") for key, field in _HEADERS.items()}
+    return Signals(**found, peer=environ.get("REMOTE_ADDR", ""))
 
 
 def _raw_target() -> str:

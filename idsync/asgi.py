@@ -10,11 +10,11 @@ from typing import Any
 
 from a2wsgi import WSGIMiddleware
 
-from idsync import call
+from idsync import call, signals
 from idsync.app import create_app
-from idsync.decision import Decided, Signals
+from idsync.decision import Admitted
 from idsync.reply import Reply
-from idsync.service import METHODS, Service, method_not_allowed
+from idsync.service import METHODS, NOTHING_TO_RECORD, Service
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,7 +41,8 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            answer = await self.reply(scope["method"], _raw_target(scope), scope["headers"])
+            peer = scope["client"][0] if scope.get("client") else ""
+            answer = await self.reply(scope["method"], _raw_target(scope), scope["headers"], peer)
             if answer is None:
                 await self._mounted(scope, receive, send)
             else:
@@ -51,25 +52,23 @@ class Application:
         else:
             await send({"type": "websocket.close"})
 
-    async def reply(self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]]) -> Reply | None:
+    async def reply(self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], peer: str) -> Reply | None:
         """The reply to a sync call; None for what is none, and belongs to the mounted application.
 
         `target` as it came in, names of `headers` in lower case.
         """
         if not call.is_sync_call(target):
             return None
+        given = signals.from_raw(headers, peer)
         if method not in METHODS:
-            return method_not_allowed()
+            return self.service.no_call(method, given)
         start = time.perf_counter()
-        decided = await self._decide(target, _signals(headers))
-        self.service.metrics.called(decided.outcome, decided.dpid, time.perf_counter() - start)
-        return decided.reply
-
-    async def _decide(self, target: str, signals: Signals) -> Decided:
-        admitted = self.service.admit(target, signals)
-        if isinstance(admitted, Decided):
-            return admitted
-        return self.service.answer(admitted, await self.service.recorder.record_soon(admitted.sync))
+        admitted = self.service.admit(target, given)
+        if isinstance(admitted, Admitted):
+            syncs = admitted.syncs()
+            recorded = await self.service.recorder.record_soon(syncs) if syncs else NOTHING_TO_RECORD
+            admitted = self.service.answer(admitted, recorded)
+        return self.service.leave(admitted, given, time.perf_counter() - start)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -82,17 +81,6 @@ class Application:
 def _raw_target(scope: Scope) -> str:
     target: str = scope["extensions"][RAW_TARGET]
     return target
-
-
-def _signals(headers: Iterable[tuple[bytes, bytes]]) -> Signals:
-    """Repeated headers are joined as a WSGI server joins them."""
-    cookies = sec_gpc = ""
-    for name, value in headers:
-        if name == b"cookie":
-            cookies = f"{cookies},{value.decode('latin-1')}" if cookies else value.decode("latin-1")
-        elif name == b"sec-gpc":
-            sec_gpc = f"{sec_gpc},{value.decode('latin-1')}" if sec_gpc else value.decode("latin-1")
-    return Signals(cookies, sec_gpc)
 
 
 async def _leave(answer: Reply, send: Send) -> None:

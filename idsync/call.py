@@ -1,7 +1,8 @@
 """The grammar of a sync call: raw request target -> SyncCall.
 
     /ibs:<name>=<value>&<name>=<value>…        Audience Manager's form: the parameters stand in the path
-    /sync?<name>=<value>&<name>=<value>…       the same parameters as a query
+    /sync?<name>=<value>&<name>=<value>…       the same parameters as a query; /event?… too, as with Audience Manager
+    /id?<name>=<value>&<name>=<value>…         the same, answered with the UUID as JSON; may carry no customer ID
 
 Parameters are split on the raw target and only then percent-decoded, one by one, so that `%26` in a value is a literal
 `&`. Decoding is strict: one bad escape, or bytes that are not UTF-8, and the whole call is dropped (Audience Manager's
@@ -10,34 +11,46 @@ error 311). `+` is a plus in both forms, not a space: IDs are compared byte for 
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _URI_CHARACTERS = re.compile(r"[\x21-\x7e]*")
 _PATH_PREFIX = "/ibs:"
-_QUERY_PATH = "/sync"
+_QUERY_PATHS = frozenset({"/sync", "/event", "/id"})
+_ID_PATH = "/id"
 _ALIASES = {"d_dpid": "dpid", "d_dpuuid": "dpuuid"}
 
 
 class SyncCall(NamedTuple):
     """The decoded parameters of a call, under their own names. None: not on the call; "" is a value.
 
-    `idsync_return` marks a call that comes back from Audience Manager, see `identity`.
+    `idsync_return` marks a call that comes back from Audience Manager, see `identity`. `cids` are the parameters d_cid
+    and d_cid_ic, by name and value, in their order; `d_sig` the signatures. `asks_id` is true of /id.
     """
 
     dpid: str | None = None
     dpuuid: str | None = None
     d_uuid: str | None = None
+    d_mid: str | None = None
     redir: str | None = None
     d_rtbd: str | None = None
+    d_cb: str | None = None
     gdpr: str | None = None
     gdpr_consent: str | None = None
     gpp: str | None = None
     gpp_sid: str | None = None
     us_privacy: str | None = None
     idsync_return: str | None = None
+    cids: tuple[tuple[str, str], ...] = ()
+    d_sig: tuple[str, ...] = ()
+    asks_id: bool = False
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """By name and value, as they would stand on a call."""
+        single = [(name, value) for name, value in zip(self._fields, self, strict=True) if isinstance(value, str)]
+        return [*single, *self.cids, *(("d_sig", value) for value in self.d_sig)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +60,31 @@ class Malformed:
     reason: str
 
 
-_KNOWN = frozenset(SyncCall._fields)
+_CIDS = frozenset({"d_cid", "d_cid_ic"})
+_REPEATABLE = _CIDS | {"d_sig"}
+_SINGLE = frozenset(SyncCall._fields) - _REPEATABLE - {"cids", "asks_id"}
 
 
 def is_sync_call(target: str) -> bool:
     """Whether a raw request target (origin-form or absolute-form) is a sync call, well formed or not."""
     local = _local(target)
-    return local.startswith(_PATH_PREFIX) or local.partition("?")[0] == _QUERY_PATH
+    return local.startswith(_PATH_PREFIX) or local.partition("?")[0] in _QUERY_PATHS
 
 
 def parse(target: str) -> SyncCall | Malformed:
     """A target that `is_sync_call` -> SyncCall. Unknown parameters are ignored, but must be well encoded.
 
     A parameter that stands twice with one value counts once. With two values there is no telling which was meant, and
-    proxies differ in which they take: the call is dropped.
+    proxies differ in which they take: the call is dropped. d_cid, d_cid_ic and d_sig may stand there several times.
     """
     local = _local(target)
     in_path = local.startswith(_PATH_PREFIX)
-    raw = local.removeprefix(_PATH_PREFIX) if in_path else local.partition("?")[2]
+    path, _, query = local.partition("?")
+    raw = local.removeprefix(_PATH_PREFIX) if in_path else query
     if reason := _ambiguity(raw, in_path=in_path):
         return Malformed(reason)
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {"asks_id": path == _ID_PATH}
+    repeated: list[tuple[str, str]] = []
     for part in filter(None, raw.split("&")):
         encoded_name, _, encoded_value = part.partition("=")
         name, value = _decode(encoded_name), _decode(encoded_value)
@@ -76,8 +93,15 @@ def parse(target: str) -> SyncCall | Malformed:
         name = _ALIASES.get(name, name)
         if value is None:
             return Malformed(f"{_shown(name)} is not valid percent-encoded UTF-8")
-        if name in _KNOWN and values.setdefault(name, value) != value:
-            return Malformed(f"{name} is given more than once, with different values")
+        if name in _SINGLE:
+            if values.setdefault(name, value) != value:
+                return Malformed(f"{name} is given more than once, with different values")
+        elif name in _REPEATABLE:
+            repeated.append((name, value))
+    if repeated:
+        once = dict.fromkeys(repeated)
+        values["cids"] = tuple(pair for pair in once if pair[0] in _CIDS)
+        values["d_sig"] = tuple(value for name, value in once if name == "d_sig")
     return SyncCall(**values)
 
 
@@ -110,4 +134,4 @@ def _decode(encoded: str) -> str | None:
 
 def _shown(name: str) -> str:
     """A name that we know, or none: with a separator left out, an ID may stand where a name should."""
-    return name if name in _KNOWN else "a parameter"
+    return name if name in _SINGLE | _REPEATABLE else "a parameter"

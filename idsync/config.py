@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from idsync.errors import ConfigError
+from idsync.ids import DEVICE_ID_SHAPES
 from idsync.settings import DirectoryDestination, S3Destination, Settings
 
 CONFIG_VARIABLE = "IDSYNC_CONFIG"
@@ -206,6 +207,7 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
     ):
         for field in unique:
             yield from _repeats(key, tables, field)
+    yield from _source_faults(sources)
     names = {str(source.get("name")) for source in sources}
     for index, feed in enumerate(feeds):
         where = f"feeds[{index}]"
@@ -236,6 +238,14 @@ def _store_faults(store: Any) -> Iterator[str]:
         yield "store.tls_cert_file: missing; store.tls_key_file is the key of a certificate"
     if store.get("replicas") and url.startswith("sqlite"):
         yield f"store.replicas = {_show(store['replicas'])}: SQLite has none; it goes with a redis URL"
+
+
+def _source_faults(sources: list[dict[str, Any]]) -> Iterator[str]:
+    devices = {str(dpid) for dpid in DEVICE_ID_SHAPES}  # as text: an override from the environment is text, too
+    for index, source in enumerate(sources):
+        if (form := source.get("format", "any")) != "any" and str(source.get("dpid")) in devices:
+            where = f"data_sources[{index}].format = {_show(form)}"
+            yield f"{where}: {source['dpid']} is a global device data source, whose IDs are never hashed; leave it out"
 
 
 def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:

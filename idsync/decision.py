@@ -2,98 +2,154 @@
 
 Order of the checks, where several would refuse:
 1. encoding (311): nothing else on a damaged call can be trusted;
-2. redir, d_uuid, dpid and dpuuid, all faults told at once (400): a broken tag looks the same to every visitor;
+2. redir, d_cb, d_uuid, d_mid and the customer IDs, all faults told at once (400): a broken tag looks the same to every
+   visitor. Customer IDs are judged one by one, and the good ones among them go on;
 3. consent (315): before any identity is looked at, so that a refused call neither mints, nor asks Audience Manager;
-4. identity.
+4. who asks: what a browser fetches for nobody yet, or a crawler, is answered and not stored;
+5. identity.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from idsync import consent, identity, ids, redirect, reply
+from idsync import consent, identity, ids, redirect, reply, visitors
 from idsync.call import Malformed, SyncCall
+from idsync.declared import Declared, declared
 from idsync.outcomes import Fault, Outcome
 from idsync.reply import Reply
 from idsync.settings import Settings
+from idsync.signals import Signals
+from idsync.signature import Keys
 from idsync.store.base import Sync
 
 RETRY_AFTER_SECONDS = 10
+MID_DPID = 0
+_CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(\.[A-Za-z_$][A-Za-z0-9_$]*)*")
+_MAX_CALLBACK = 128
 _NOT_KEPT = {
     Outcome.STORE_UNAVAILABLE: "nothing was stored: neither the store nor the spool takes it; try again",
     Outcome.OVERLOADED: "nothing was stored: too many calls wait for the store; try again",
     Outcome.FAILED: "nothing was stored: the endpoint failed; try again",
 }
-CUSTOMER_ID_EXPLANATIONS = {rule.reason: rule.explanation for rule in ids.CUSTOMER_ID_RULES} | {
-    ids.ID_TOO_LONG: f"the customer ID is longer than {ids.MAX_CUSTOMER_ID_BYTES} bytes"
-}
-
-
-class Signals(NamedTuple):
-    """The headers that bear on a call: Cookie and Sec-GPC, "" where there is none."""
-
-    cookie: str = ""
-    sec_gpc: str = ""
 
 
 class Decided(NamedTuple):
-    """`dpid`: the data source that the call names, known here or not; None where it names none."""
+    """`dpid`: the data source that the call names, known here or not; None where it names none.
+
+    `reasons`: the rules that customer IDs on the call break, see `ids`.
+    """
 
     outcome: Outcome
     reply: Reply
     dpid: int | None = None
+    reasons: tuple[str, ...] = ()
 
 
 class Admitted(NamedTuple):
-    """A call that may be stored: `sync` for the store, the rest for `answer`."""
+    """A call that may be stored: its IDs and its device for the store, the rest for `answer`.
 
-    sync: Sync
+    `uuid` is None where the device is not known; the store then takes the latest of these customers, else `fresh`, else
+    (where that is "") stores nothing.
+    """
+
     call: SyncCall
+    signals: Signals
+    declared: Sequence[Declared]
+    faults: Sequence[Fault]
+    uuid: str | None
+    fresh: str
+    now: int
     sets_cookie: bool
+
+    @property
+    def dpid(self) -> int | None:
+        return self.declared[0].source.dpid if self.declared else None
+
+    def syncs(self) -> tuple[Sync, ...]:
+        """All of one device. An ECID is kept as if it were an ID of data source 0, which no call can name: it leads
+        back to the device when neither cookie nor UUID does.
+        """
+        uuid, fresh, now = self.uuid, self.fresh, self.now
+        named = tuple([Sync(each.source.dpid, each.customer_id, uuid, fresh, now) for each in self.declared])
+        return (*named, Sync(MID_DPID, self.call.d_mid, uuid, fresh, now)) if self.call.d_mid else named
 
 
 def admit(
-    call: SyncCall | Malformed, signals: Signals, settings: Settings, *, now: int, entropy: bytes
+    call: SyncCall | Malformed,
+    signals: Signals,
+    settings: Settings,
+    keys: Mapping[int, Keys],
+    *,
+    now: int,
+    entropy: bytes,
 ) -> Admitted | Decided:
-    """`now` in milliseconds since the epoch; `entropy`: ids.UUID_ENTROPY_BYTES for the UUID of an unknown customer."""
+    """`keys` that signatures are verified with, by DPID; `now` in milliseconds since the epoch; `entropy`:
+    ids.UUID_ENTROPY_BYTES for the UUID of an unknown customer.
+    """
     if isinstance(call, Malformed):
         return _refuse([Fault(Outcome.WRONGLY_ENCODED, call.reason)])
-    dpid = ids.parse_dpid(call.dpid or "")
-    faults = _redirect_faults(call, settings) + _uuid_faults(call) + _customer_id_faults(call, dpid, settings)
-    if faults or dpid is None or call.dpuuid is None:
-        return _refuse(faults, dpid)
-    verdict = consent.verdict(call, signals.sec_gpc, settings.privacy.gdpr_default)
-    if not verdict.allowed:
-        denied = Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
-        return Decided(Outcome.CONSENT_DENIED, _reply(call, "", faults=[denied]), dpid)
-    uuid = call.d_uuid
+    good, id_faults = declared(call, signals, settings, keys, now=now)
     mints = settings.endpoint.identity == "mint"
+    if not good and not id_faults and not (call.asks_id and (mints or call.d_uuid)):
+        nothing = "there is no customer ID on the call; give dpid and dpuuid, or d_cid"
+        id_faults = [Fault(Outcome.NO_CUSTOMER_ID, nothing)]
+    faults = _redirect_faults(call, settings) + _callback_faults(call) + _uuid_faults(call)
+    if faults or (id_faults and not good):
+        return _refuse(faults + id_faults, _first_dpid(good, call))
+    dpid = _first_dpid(good, call)
+    uuid = call.d_uuid
     if uuid is None and mints:
-        uuid = identity.from_cookie(signals.cookie, settings.endpoint.cookie_name)
-    elif uuid is None:
-        location = identity.ask_audience_manager(call, settings.endpoint.public_url)
-        return Decided(Outcome.UUID_ASKED, reply.redirect(location), dpid)
-    sync = Sync(dpid, call.dpuuid, uuid, "" if uuid else ids.uuid_from_bytes(entropy), now)
+        uuid = identity.from_cookie(signals.cookie, settings.endpoint)
+    if denied := _denied(call, signals, settings):
+        return _told(denied.outcome, call, "", [denied], dpid)
+    if nobody := _nobody(signals, settings):
+        return _told(nobody.outcome, call, uuid or "", [nobody, *id_faults], dpid)
+    if uuid is None and not mints and not call.asks_id:
+        location = identity.ask_audience_manager(call, good, settings.endpoint.public_url)
+        return Decided(
+            Outcome.UUID_ASKED, reply.redirect(location, _error_header(id_faults)), dpid, _reasons(id_faults)
+        )
+    fresh = ids.uuid_from_bytes(entropy) if uuid is None and mints else ""
     # A UUID that came in the URL is whoever's wrote the URL: it must not become this visitor's cookie.
-    return Admitted(sync, call, sets_cookie=mints and call.d_uuid is None)
+    return Admitted(call, signals, good, id_faults, uuid, fresh, now, sets_cookie=mints and call.d_uuid is None)
+
+
+def deny(admitted: Admitted, faults: Sequence[Fault | None]) -> Admitted | Decided:
+    """Leave out the customer IDs that have a fault, which stand in the order of `admitted.declared`."""
+    kept = [each for each, fault in zip(admitted.declared, faults, strict=True) if fault is None]
+    told = [*admitted.faults, *dict.fromkeys(fault for fault in faults if fault is not None)]
+    if not kept:
+        return _refuse(told, admitted.dpid)
+    return admitted._replace(declared=kept, faults=told)
 
 
 def answer(admitted: Admitted, outcome: Outcome, uuid: str, settings: Settings) -> Decided:
-    """The reply to a call that was admitted, by what became of its sync; `uuid` is what it was stored under.
+    """The reply to a call that was admitted, by what became of its syncs; `uuid` is what they were stored under.
 
     The cookie's life starts again, as the mapping's does.
     """
+    call, dpid = admitted.call, admitted.dpid
     if outcome in _NOT_KEPT:
-        return not_kept(outcome, admitted.sync.dpid)
+        return not_kept(outcome, dpid)
     cookie = []
-    if admitted.sets_cookie:
-        days = settings.store.mapping_ttl_days
-        cookie = [("Set-Cookie", identity.set_cookie(settings.endpoint.cookie_name, uuid, days))]
-    return Decided(outcome, _reply(admitted.call, uuid, stored=1, extra=cookie), admitted.sync.dpid)
+    if admitted.sets_cookie and uuid:
+        cookie = [("Set-Cookie", identity.set_cookie(settings.endpoint, uuid, settings.store.mapping_ttl_days))]
+    stored = len(admitted.declared) if uuid else 0
+    if not stored:
+        outcome = Outcome.UUID_TOLD
+    return _told(outcome, call, uuid, admitted.faults, dpid, stored=stored, extra=cookie)
 
 
 def not_kept(outcome: Outcome, dpid: int | None = None) -> Decided:
     """The reply when the sync reached neither store nor spool, or a defect of ours kept the call from being decided."""
     return _refuse([Fault(outcome, _NOT_KEPT[outcome])], dpid, [("Retry-After", str(RETRY_AFTER_SECONDS))])
+
+
+def too_many(retry_after_seconds: int) -> Decided:
+    """The reply to a client that calls too often."""
+    fault = Fault(Outcome.RATE_LIMITED, "too many calls from this address; try again later")
+    return _refuse([fault], None, [("Retry-After", str(retry_after_seconds))])
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -106,50 +162,73 @@ def _redirect_faults(call: SyncCall, settings: Settings) -> list[Fault]:
     return [Fault(Outcome.REDIRECT_REFUSED, reason)] if reason else []
 
 
+def _callback_faults(call: SyncCall) -> list[Fault]:
+    if call.d_cb is None or (len(call.d_cb) <= _MAX_CALLBACK and _CALLBACK.fullmatch(call.d_cb)):
+        return []
+    return [Fault(Outcome.CALLBACK_INVALID, "d_cb must be the name of a function: letters, digits, _, $ and dots")]
+
+
 def _uuid_faults(call: SyncCall) -> list[Fault]:
-    if call.d_uuid is None and call.idsync_return is not None:
-        return [Fault(Outcome.UUID_INVALID, "the call came back from Audience Manager without d_uuid")]
-    if call.d_uuid is not None and not ids.is_uuid(call.d_uuid):
-        return [Fault(Outcome.UUID_INVALID, f"d_uuid must be {ids.UUID_DIGITS} decimal digits")]
-    return []
-
-
-def _customer_id_faults(call: SyncCall, dpid: int | None, settings: Settings) -> list[Fault]:
-    if call.dpid is None and call.dpuuid is None:
-        return [Fault(Outcome.NO_CUSTOMER_ID, "there is no customer ID on the call; give dpid and dpuuid")]
     faults = []
-    if call.dpuuid is None:
-        faults.append(Fault(Outcome.CUSTOMER_ID_INVALID, "dpid is given without dpuuid"))
-    elif reason := ids.customer_id_fault(call.dpuuid):
-        faults.append(Fault(Outcome.CUSTOMER_ID_INVALID, f"dpuuid: {CUSTOMER_ID_EXPLANATIONS[reason]}"))
-    if dpid is None:
-        given = "dpuuid is given without dpid" if call.dpid is None else "dpid must be a decimal number"
-        faults.append(Fault(Outcome.DATA_SOURCE_UNKNOWN, given))
-    elif dpid not in settings.dpids:
-        faults.append(Fault(Outcome.DATA_SOURCE_UNKNOWN, "dpid is no data source of this endpoint"))
+    if call.d_uuid is None and call.idsync_return is not None:
+        faults.append(Fault(Outcome.UUID_INVALID, "the call came back from Audience Manager without d_uuid"))
+    for name, value in (("d_uuid", call.d_uuid), ("d_mid", call.d_mid)):
+        if value is not None and not ids.is_uuid(value):
+            faults.append(Fault(Outcome.UUID_INVALID, f"{name} must be {ids.UUID_DIGITS} decimal digits"))
     return faults
+
+
+def _denied(call: SyncCall, signals: Signals, settings: Settings) -> Fault | None:
+    verdict = consent.verdict(call, signals.sec_gpc, settings.privacy.gdpr_default)
+    return None if verdict.allowed else Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
+
+
+def _nobody(signals: Signals, settings: Settings) -> Fault | None:
+    """Why nobody looks at the page that this call is on, as far as the caller says so."""
+    if visitors.prefetched(signals.sec_purpose, signals.purpose, signals.x_moz, signals.x_purpose):
+        return Fault(
+            Outcome.PREFETCHED, "not stored: the browser fetches ahead; the call counts when the page is shown"
+        )
+    if settings.abuse.ignore_bots and visitors.is_declared_bot(signals.user_agent):
+        return Fault(Outcome.BOT, "not stored: User-Agent names a bot")
+    return None
+
+
+def _first_dpid(good: Sequence[Declared], call: SyncCall) -> int | None:
+    return good[0].source.dpid if good else ids.parse_dpid(call.dpid or "")
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def _refuse(faults: list[Fault], dpid: int | None = None, extra: Sequence[tuple[str, str]] = ()) -> Decided:
+def _refuse(faults: Sequence[Fault], dpid: int | None = None, extra: Sequence[tuple[str, str]] = ()) -> Decided:
     """JSON whatever the call asked for: an <img> shows nothing either way, and whoever looks wants to know why."""
     outcome = faults[0].outcome
     document = reply.document(outcome.status, _document("", 0, faults), [*_error_header(faults), *extra])
-    return Decided(outcome, document, dpid)
+    return Decided(outcome, document, dpid, _reasons(faults))
 
 
-def _reply(
-    call: SyncCall, uuid: str, *, stored: int = 0, faults: Sequence[Fault] = (), extra: Sequence[tuple[str, str]] = ()
-) -> Reply:
-    """The reply in the shape that the call asks for: redirect, else JSON, else pixel."""
+def _told(
+    outcome: Outcome,
+    call: SyncCall,
+    uuid: str,
+    faults: Sequence[Fault],
+    dpid: int | None,
+    *,
+    stored: int = 0,
+    extra: Sequence[tuple[str, str]] = (),
+) -> Decided:
+    """The reply in the shape that the call asks for: redirect, else JSON, by itself or in a script, else pixel."""
     headers = [*_error_header(faults), *extra]
     if call.redir is not None:
-        return reply.redirect(redirect.expand(call.redir, uuid), headers)
-    if call.d_rtbd == "json":
-        return reply.document(200, _document(uuid, stored, faults), headers)
-    return reply.pixel(200, headers)
+        told = reply.redirect(redirect.expand(call.redir, uuid, call.gdpr or "", call.gdpr_consent or ""), headers)
+    elif call.d_cb is not None:
+        told = reply.script(call.d_cb, _document(uuid, stored, faults), headers)
+    elif call.d_rtbd == "json" or call.asks_id:
+        told = reply.document(200, _document(uuid, stored, faults), headers)
+    else:
+        told = reply.pixel(200, headers)
+    return Decided(outcome, told, dpid, _reasons(faults))
 
 
 def _document(uuid: str, stored: int, faults: Sequence[Fault]) -> dict[str, object]:
@@ -159,5 +238,9 @@ def _document(uuid: str, stored: int, faults: Sequence[Fault]) -> dict[str, obje
 
 
 def _error_header(faults: Sequence[Fault]) -> list[tuple[str, str]]:
-    codes = [str(fault.outcome.code) for fault in faults if fault.outcome.code is not None]
+    codes = dict.fromkeys(str(fault.outcome.code) for fault in faults if fault.outcome.code is not None)
     return [("X-Error", ",".join(codes))] if codes else []
+
+
+def _reasons(faults: Sequence[Fault]) -> tuple[str, ...]:
+    return tuple([fault.reason for fault in faults if fault.reason]) if faults else ()

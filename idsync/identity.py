@@ -6,21 +6,37 @@ in a cookie of ours would go on tying IDs to the old one.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from urllib.parse import quote
 
 from idsync import ids
 from idsync.call import SyncCall
+from idsync.declared import SEPARATOR, Declared
+from idsync.settings import Endpoint
 
 RETURN_MARK = "1"
 _AUDIENCE_MANAGER = "https://dpm.demdex.net/ibs:"
 _SECONDS_A_DAY = 86_400
 
 
-def from_cookie(header: str, name: str) -> str | None:
+def from_cookie(header: str, endpoint: Endpoint) -> str | None:
     """The UUID in the Cookie header, or None. One that is malformed or stands there twice is no cookie of ours."""
-    values = _cookie(name).findall(header)
+    values = _cookie(_name(endpoint)).findall(header)
     return values[0] if len(values) == 1 and ids.is_uuid(values[0]) else None
+
+
+def set_cookie(endpoint: Endpoint, uuid: str, days: int) -> str:
+    """A Set-Cookie value. SameSite=None: the pixel is called from other sites. It lives as long as a mapping does."""
+    domain = f"; Domain={endpoint.cookie_domain}" if endpoint.cookie_domain else ""
+    partitioned = "; Partitioned" if endpoint.cookie_partitioned else ""
+    age = days * _SECONDS_A_DAY
+    return f"{_name(endpoint)}={uuid}; Path=/{domain}; Max-Age={age}; Secure; HttpOnly; SameSite=None{partitioned}"
+
+
+def _name(endpoint: Endpoint) -> str:
+    """Browsers take a cookie of this prefix from this very host only: no other host of the site can plant one."""
+    return endpoint.cookie_name if endpoint.cookie_domain else f"__Host-{endpoint.cookie_name}"
 
 
 @cache
@@ -29,27 +45,22 @@ def _cookie(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}=([^;]*?)[ \t]*(?=;|$)")
 
 
-def set_cookie(name: str, uuid: str, days: int) -> str:
-    """A Set-Cookie value. SameSite=None: the pixel is called from other sites. It lives as long as a mapping does."""
-    return f"{name}={uuid}; Path=/; Max-Age={days * _SECONDS_A_DAY}; Secure; HttpOnly; SameSite=None"
-
-
-def ask_audience_manager(call: SyncCall, public_url: str) -> str:
-    """The URL at Audience Manager that notes the pair there and sends the visitor back here with the UUID.
+def ask_audience_manager(call: SyncCall, declared: Sequence[Declared], public_url: str) -> str:
+    """The URL at Audience Manager that notes the pairs there and sends the visitor back here with the UUID.
 
     The way back carries the call's own parameters, re-encoded, and a mark: whoever bears it is never sent out again.
     """
-    back = _query(call._replace(d_uuid=None, idsync_return=RETURN_MARK))
+    back = _query(call._replace(d_uuid=None, idsync_return=RETURN_MARK).parameters())
     return_url = f"{public_url}/sync?{back}&d_uuid=${{DD_UUID}}"
+    first, *others = declared
+    asked = [("dpid", str(first.source.dpid)), ("dpuuid", first.customer_id)]
+    asked += [("d_cid", f"{other.source.dpid}{SEPARATOR}{other.customer_id}") for other in others]
+    signals = {"d_mid": call.d_mid, "gdpr": call.gdpr, "gdpr_consent": call.gdpr_consent}
+    asked += [(name, value) for name, value in signals.items() if value]
     # The braces and the dollar are encoded with the rest; Audience Manager decodes redir, then fills in the macro. A
     # macro in the call's own redir is encoded twice by now and survives for the last hop.
-    return f"{_AUDIENCE_MANAGER}dpid={call.dpid}&dpuuid={_encode(call.dpuuid or '')}&redir={_encode(return_url)}"
+    return f"{_AUDIENCE_MANAGER}{_query([*asked, ('redir', return_url)])}"
 
 
-def _query(call: SyncCall) -> str:
-    given = zip(call._fields, call, strict=True)
-    return "&".join(f"{name}={_encode(value)}" for name, value in given if value is not None)
-
-
-def _encode(value: str) -> str:
-    return quote(value, safe="")
+def _query(parameters: Iterable[tuple[str, str]]) -> str:
+    return "&".join([f"{name}={quote(value, safe='')}" for name, value in parameters])

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from idsync import ids
 from idsync.errors import IdsyncError
 from idsync.outcomes import Outcome
 from idsync.settings import DataSource
@@ -49,11 +50,14 @@ class Metrics:
             for outcome in Outcome
             for dpid, name in names.items()
         }
+        self._refused_ids = {reason: families.refused_ids.labels(reason) for reason in ids.EXPLANATIONS}
 
-    def called(self, outcome: Outcome, dpid: int | None, seconds: float) -> None:
-        """A sync call was answered, `seconds` after it was read."""
+    def called(self, outcome: Outcome, dpid: int | None, seconds: float, reasons: Sequence[str] = ()) -> None:
+        """A sync call was answered, `seconds` after it was read; `reasons`: the rules that IDs on it break."""
         (self._calls.get((outcome, dpid)) or self._calls[outcome, None]).inc()
         self._families.call_seconds.observe(seconds)
+        for reason in reasons:
+            self._refused_ids[reason].inc()
 
     def committed(self, calls: int, seconds: float) -> None:
         """The store took a batch."""
@@ -125,6 +129,7 @@ def forget_worker(pid: int) -> None:
 class _Families(NamedTuple):
     registry: "CollectorRegistry"
     calls: "Counter"
+    refused_ids: "Counter"
     call_seconds: "Histogram"
     batch_calls: "Histogram"
     store_seconds: "Histogram"
@@ -147,6 +152,7 @@ def _families() -> _Families:
     return _Families(
         own,
         Counter("idsync_calls", "Answered sync calls.", ("outcome", "data_source"), registry=own),
+        Counter("idsync_refused_ids", "Customer IDs on calls, by the rule that they break.", ("reason",), registry=own),
         Histogram("idsync_call_seconds", "From a sync call's arrival to its answer.", buckets=_FAST, registry=own),
         Histogram("idsync_batch_calls", "Calls that one write to the store held.", buckets=_BATCHES, registry=own),
         Histogram("idsync_store_seconds", "How long the store took for a batch.", buckets=_FAST, registry=own),

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -24,7 +24,7 @@ from idsync.defects import log_defect
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.metrics import Metrics
 from idsync.outcomes import Outcome
-from idsync.store.base import MappingStore, Sync
+from idsync.store.base import Device, MappingStore, Sync
 from idsync.store.spool import Spool
 
 QUEUE_CALLS = 4_096  # a second of the highest load, which is how long a store may take to fail
@@ -36,15 +36,22 @@ _AWAY = (StoreUnavailable, StoreMisconfigured)
 log = logging.getLogger(__name__)
 
 
+# The syncs of one call, which are of one device: all have the same `uuid`, or none has one.
+Call = Sequence[Sync]
+
+
 class Recorded(NamedTuple):
-    """What became of a sync: stored or spooled under `uuid`; or neither, then `uuid` is empty."""
+    """What became of a call: all its syncs were stored or spooled under `uuid`, or none was.
+
+    `uuid` is empty then; and where the device is unknown and the call has no fresh UUID for it.
+    """
 
     outcome: Outcome
     uuid: str = ""
 
 
 class _Waiting(NamedTuple):
-    sync: Sync
+    call: Call
     future: "asyncio.Future[Recorded] | Future[Recorded]"
 
 
@@ -58,6 +65,7 @@ class Recorder:
         self._waiting = 0  # calls in the queue or on their way there
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gathered: list[_Waiting] = []  # of the loop
+        self._open = True
         self._away = threading.Event()
         self._closing = threading.Event()
         self._look = threading.Event()
@@ -71,16 +79,16 @@ class Recorder:
         """Calls that wait for their write."""
         return self._waiting
 
-    def record(self, sync: Sync) -> Recorded:
-        """From a thread: returns when the sync is durable, or refused."""
+    def record(self, call: Call) -> Recorded:
+        """From a thread: returns when the call is durable, or refused."""
         if not self._enter():
             return Recorded(Outcome.OVERLOADED)
         future: Future[Recorded] = Future()
-        self._queue.put([_Waiting(sync, future)])
+        self._queue.put([_Waiting(call, future)])
         return future.result()
 
-    async def record_soon(self, sync: Sync) -> Recorded:
-        """From an event loop, always the same. A caller that is cancelled meanwhile has its sync stored all the same.
+    async def record_soon(self, call: Call) -> Recorded:
+        """From an event loop, always the same. A caller that is cancelled meanwhile has its call stored all the same.
 
         Calls of one turn of the loop are handed over together: to wake the writer for each costs a system call.
         """
@@ -90,11 +98,13 @@ class Recorder:
         future: asyncio.Future[Recorded] = loop.create_future()
         if not self._gathered:
             loop.call_soon(self._hand_over)
-        self._gathered.append(_Waiting(sync, future))
+        self._gathered.append(_Waiting(call, future))
         return await future
 
     def close(self) -> None:
-        """Write what waits, then stop. No call is handed over afterwards."""
+        """Write what waits, then stop. A call that comes afterwards is refused."""
+        with self._lock:
+            self._open = False
         self._queue.put(None)
         self._writer.join()
         self._closing.set()
@@ -103,7 +113,7 @@ class Recorder:
 
     def _enter(self) -> bool:
         with self._lock:
-            if self._waiting >= QUEUE_CALLS:
+            if not self._open or self._waiting >= QUEUE_CALLS:
                 return False
             self._waiting += 1
             return True
@@ -124,7 +134,7 @@ class Recorder:
         while not last:
             batch, last = self._gather()
             if batch:
-                self._tell(batch, self._commit([waiting.sync for waiting in batch]))
+                self._tell(batch, self._commit([waiting.call for waiting in batch]))
 
     def _gather(self) -> tuple[list[_Waiting], bool]:
         """What waits now, at least one call; and whether it was the last."""
@@ -140,30 +150,29 @@ class Recorder:
                 break
         with self._lock:
             self._waiting -= len(batch)
-            left = self._waiting
-        self._metrics.queue(left)
         return batch, calls is None
 
-    def _commit(self, syncs: Sequence[Sync]) -> list[Recorded]:
+    def _commit(self, calls: Sequence[Call]) -> list[Recorded]:
         try:
+            self._metrics.queue(self._waiting)
             if not self._away.is_set():
                 start = time.perf_counter()
                 try:
-                    uuids = self._store.record(syncs)
+                    uuids = record_calls(self._store, calls)
                 except _AWAY as error:
                     self._failed(error)
                 else:
-                    self._metrics.committed(len(syncs), time.perf_counter() - start)
+                    self._metrics.committed(len(calls), time.perf_counter() - start)
                     return [Recorded(Outcome.STORED, uuid) for uuid in uuids]
             try:
-                uuids = self._spool.record(syncs)
+                uuids = record_calls(self._spool, calls)
             except _AWAY:
-                return [Recorded(Outcome.STORE_UNAVAILABLE)] * len(syncs)
+                return [Recorded(Outcome.STORE_UNAVAILABLE)] * len(calls)
+            self._metrics.spooled(len(calls))
+            return [Recorded(Outcome.SPOOLED, uuid) for uuid in uuids]
         except Exception as error:  # noqa: BLE001  a defect of ours must not leave every later call without an answer
             log_defect(error)
-            return [Recorded(Outcome.FAILED)] * len(syncs)
-        self._metrics.spooled(len(syncs))
-        return [Recorded(Outcome.SPOOLED, uuid) for uuid in uuids]
+            return [Recorded(Outcome.FAILED)] * len(calls)
 
     def _tell(self, batch: Sequence[_Waiting], results: Sequence[Recorded]) -> None:
         """Each caller its result. The loop is woken once for all its calls: that costs a system call."""
@@ -227,6 +236,52 @@ class Recorder:
                     return
                 self._spool.remove(syncs)
                 self._metrics.drained(len(syncs))
+
+
+def record_calls(store: MappingStore, calls: Sequence[Call]) -> list[str]:
+    """Record all syncs of all calls; the UUID of each call.
+
+    Where a call has several customers and no UUID, all get that of the customer whose device was seen last, or else a
+    fresh one: his sync goes first and settles the UUID for the others.
+    """
+    if all(len(call) == 1 for call in calls):
+        return _each_answered([sync for (sync,) in calls], store.record([sync for (sync,) in calls]))
+    calls = [_leader_first(call, devices) for call, devices in zip(calls, _latest(store, calls), strict=True)]
+    first = [call[:1] if call[0].uuid is None else call for call in calls]
+    syncs = [sync for share in first for sync in share]
+    settled = iter(_each_answered(syncs, store.record(syncs)))
+    uuids = [max(next(settled) for _ in share) for share in first]  # those of one call are alike
+    followers = [
+        sync._replace(uuid=uuid)
+        for call, share, uuid in zip(calls, first, uuids, strict=True)
+        for sync in call[len(share) :]
+        if uuid
+    ]
+    if followers:
+        store.record(followers)
+    return uuids
+
+
+def _latest(store: MappingStore, calls: Sequence[Call]) -> Iterator[Sequence[Device | None]]:
+    """For each call the latest device of each customer, where that is in question."""
+    open_calls = [call if len(call) > 1 and call[0].uuid is None else () for call in calls]
+    asked = [(sync.dpid, sync.customer_id) for call in open_calls for sync in call]
+    found = iter(store.latest(asked, max(call[0].seen for call in calls)) if asked else ())
+    return ([next(found) for _ in call] for call in open_calls)
+
+
+def _leader_first(call: Call, devices: Sequence[Device | None]) -> Call:
+    known = [(device.last_seen, device.uuid, -at) for at, device in enumerate(devices) if device is not None]
+    if not known:
+        return call
+    leader = -max(known)[2]
+    return [call[leader], *call[:leader], *call[leader + 1 :]]
+
+
+def _each_answered(syncs: Sequence[Sync], uuids: list[str]) -> list[str]:
+    if len(uuids) != len(syncs):
+        raise RuntimeError(f"a store answered {len(uuids)} of {len(syncs)} syncs")
+    return uuids
 
 
 def _resolve(pairs: Sequence[tuple["asyncio.Future[Recorded]", Recorded]]) -> None:

@@ -96,7 +96,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         which a reply that is complete from the start has no need of.
         """
         if request.method == "GET" and (self._body_receiver is None or self._body_receiver._complete):
-            answer = await self.worker.asgi.reply("GET", request.uri, request.headers_bytes)
+            peer = peername[0] if isinstance(peername, tuple) else ""
+            answer = await self.worker.asgi.reply("GET", request.uri, request.headers_bytes, peer)
             if answer is not None:
                 return await self._leave(answer, request)
         keep: bool = await self._handle_http_request(request, sockname, peername)

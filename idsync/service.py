@@ -8,21 +8,33 @@ import threading
 import time
 from collections.abc import Callable
 
-from idsync import call, config, decision, ids, reply
-from idsync.decision import Admitted, Decided, Signals
+from idsync import call, config, decision, ids, reply, signature
+from idsync.clients import RateLimit, TrustedProxies, client_address
+from idsync.decision import Admitted, Decided
 from idsync.defects import log_defect
+from idsync.denylist import Denial, DenyList
 from idsync.errors import IdsyncError
 from idsync.metrics import Metrics
-from idsync.outcomes import Outcome
+from idsync.outcomes import Fault, Outcome
 from idsync.recorder import Recorded, Recorder
 from idsync.reply import Reply
 from idsync.settings import Settings
+from idsync.signals import Signals
 from idsync.store import DAY, open_store
 from idsync.store.base import MappingStore
 from idsync.store.spool import Spool
 
 METHODS = ("GET", "HEAD")
-_ALLOW = ("Allow", ", ".join(METHODS))
+NOTHING_TO_RECORD = Recorded(Outcome.UUID_TOLD)
+_KEY_BYTES = 32
+_DENIALS: dict[Denial | None, Fault] = {
+    Denial.CUSTOMER_ID: Fault(
+        Outcome.CUSTOMER_ID_DENIED,
+        "the customer ID arrives from too many visitors to be one; see that the tag sends one ID a person",
+    ),
+    Denial.UUID: Fault(Outcome.UUID_DENIED, "the device of this call arrives with too many customer IDs to be one"),
+}
+_ALLOW = ", ".join([*METHODS, "OPTIONS"])
 
 
 def milliseconds_now() -> int:
@@ -65,19 +77,45 @@ class Service:
         self.recorder = Recorder(store, spool, self.metrics)
         self.draining = False
         self._store, self._spool = store, spool
+        self._keys = signature.read_all(settings.data_sources)
+        self._proxies = TrustedProxies(settings.abuse.trusted_proxies)
+        self._deny_list = DenyList(settings.abuse, os.urandom(_KEY_BYTES))
+        self._rate_limit = RateLimit(settings.abuse.calls_per_minute, settings.abuse.tracked, os.urandom(_KEY_BYTES))
         self._clock, self._entropy = clock, entropy or SystemEntropy()
 
     def admit(self, target: str, signals: Signals) -> Admitted | Decided:
         """The decision on a sync call, as far as it goes without the store."""
         try:
             now, entropy = self._clock(), self._entropy(ids.UUID_ENTROPY_BYTES)
-            return decision.admit(call.parse(target), signals, self.settings, now=now, entropy=entropy)
+            client = client_address(signals.peer, signals.forwarded_for, self._proxies)
+            # Behind a proxy that nobody declared all visitors have one address.
+            if self._proxies and (seconds := self._rate_limit.take(client, now)):
+                return decision.too_many(seconds)
+            parsed = call.parse(target)
+            admitted = decision.admit(parsed, signals, self.settings, self._keys, now=now, entropy=entropy)
+            return self._watch(admitted, client, now) if isinstance(admitted, Admitted) else admitted
         except Exception as error:  # noqa: BLE001  a server would log its text
             log_defect(error)
             return decision.not_kept(Outcome.FAILED)
 
     def answer(self, admitted: Admitted, recorded: Recorded) -> Decided:
-        return decision.answer(admitted, recorded.outcome, recorded.uuid, self.settings)
+        try:
+            uuid = recorded.uuid if recorded is not NOTHING_TO_RECORD else admitted.uuid or admitted.fresh
+            return decision.answer(admitted, recorded.outcome, uuid, self.settings)
+        except Exception as error:  # noqa: BLE001  likewise
+            log_defect(error)
+            return decision.not_kept(Outcome.FAILED)
+
+    def leave(self, decided: Decided, signals: Signals, seconds: float) -> Reply:
+        """Count a decision, which took so long, and give the reply as this asker gets it."""
+        self.metrics.called(decided.outcome, decided.dpid, seconds, decided.reasons)
+        return reply.with_cors(decided.reply, signals.origin, self.settings.endpoint.cors_origins)
+
+    def no_call(self, method: str, signals: Signals) -> Reply:
+        """The reply to another method than METHODS: what may be asked, by OPTIONS also with whose leave."""
+        if method == "OPTIONS":
+            return reply.options(_ALLOW, signals.origin, self.settings.endpoint.cors_origins)
+        return reply.text(405, "sync calls are GET\n", [("Allow", _ALLOW)])
 
     def readiness(self) -> Reply:
         """Whether calls reach the store durably. What the spool takes meanwhile is safe, but nobody sees it."""
@@ -102,6 +140,16 @@ class Service:
         self._spool.close()
         self._store.close()
 
+    def _watch(self, admitted: Admitted, client: str, now: int) -> Admitted | Decided:
+        """Count what arrives with which, and leave out what is denied. What the site has signed is beyond doubt."""
+        faults = [
+            None
+            if admitted.call.d_sig and each.source.dpid in self._keys
+            else _DENIALS.get(self._deny_list.seen(each.source.dpid, each.customer_id, admitted.uuid, client, now))
+            for each in admitted.declared
+        ]
+        return decision.deny(admitted, faults) if any(faults) else admitted
+
     def _store_fault(self) -> str:
         try:
             self._store.check()
@@ -118,7 +166,3 @@ def open_spool(settings: Settings) -> Spool:
 
 def open_service(settings: Settings) -> Service:
     return Service(settings, open_store(settings.store, patient=False), open_spool(settings))
-
-
-def method_not_allowed() -> Reply:
-    return reply.text(405, "sync calls are GET\n", [_ALLOW])

@@ -6,10 +6,13 @@ and a test holds the two together.
 
 import re
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+from idsync import ids, redirect
 
 
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
@@ -25,6 +28,15 @@ def _glob_beside_config(pattern: str, info: ValidationInfo) -> str:
 def _http_url(url: str) -> str:
     if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", url):
         raise ValueError("must be scheme and host only, such as https://sync.example.com")
+    return url
+
+
+def _origin(url: str) -> str:
+    """As browsers send it: lower case, no default port, nothing after it."""
+    if not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", url) or re.fullmatch(
+        r"http:.*:80|https:.*:443", url
+    ):
+        raise ValueError("must be an origin as browsers send it, such as https://www.example.com")
     return url
 
 
@@ -46,11 +58,45 @@ def _redirect_host(host: str) -> str:
     return host
 
 
+def _redirect_entry(entry: str) -> str:
+    if reason := redirect.entry_fault(entry):
+        raise ValueError(reason)
+    return entry
+
+
+def _signable(signature: str, info: ValidationInfo) -> str:
+    """The file stands before it in the model; a file that is wrong itself has its own fault."""
+    if signature != "off" and info.data.get("signing_keys_file", ...) is None:
+        raise ValueError("needs signing_keys_file, whose keys verify the calls")
+    return signature
+
+
+def _proxy(entry: str) -> str:
+    """To trust everybody is to let each caller choose its address."""
+    if entry == "unix":
+        return entry
+    try:
+        network = ip_network(entry)
+    except ValueError:
+        raise ValueError('must be an address, a network such as 10.0.0.0/8, or "unix"') from None
+    if not network.prefixlen:
+        raise ValueError("trusts every address; name those of the proxies")
+    return entry
+
+
+def _country(code: str) -> str:
+    if code not in ids.COUNTRIES:
+        raise ValueError(f"must be one of {', '.join(sorted(ids.COUNTRIES))}")
+    return code
+
+
 def _memory(size: str) -> str:
     if not re.fullmatch(r"[1-9][0-9]*\s?(MB|GB|MiB|GiB)", size):
         raise ValueError('must be a size such as "1GB" or "800MB"')
     return size
 
+
+_DOMAIN = r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]*[a-z][a-z0-9-]*$"
 
 ConfigPath = Annotated[Path, AfterValidator(_beside_config)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -80,8 +126,11 @@ class Store(Table):
 class Endpoint(Table):
     public_url: Annotated[str, AfterValidator(_http_url)] = "http://127.0.0.1:8000"
     identity: Literal["mint", "audience-manager"] = "mint"
-    redirect_hosts: tuple[Annotated[str, AfterValidator(_redirect_host)], ...] = ()
+    redirect_hosts: tuple[Annotated[str, AfterValidator(_redirect_entry)], ...] = ()
     cookie_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "idsync"
+    cookie_domain: Annotated[str, Field(pattern=_DOMAIN)] | None = None
+    cookie_partitioned: bool = False
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     bind: Annotated[str, Field(pattern=r"^(\S+:[0-9]{1,5}|unix:\S+)$")] = "127.0.0.1:8000"
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     spool: ConfigPath = Field(default=Path("var/spool.db"), validate_default=True)
@@ -91,6 +140,20 @@ class Privacy(Table):
     gdpr_default: Literal["applies", "does-not-apply"]
     vendor_id: Annotated[int, Field(ge=1)] = 565
     purposes: tuple[Annotated[int, Field(ge=1, le=24)], ...] = (1, 10)
+
+
+class Abuse(Table):
+    """Limits are for each worker. 0 switches a limit off."""
+
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_proxy)], ...] = ()
+    calls_per_minute: Annotated[int, Field(ge=0, le=1_000_000)] = 1200
+    uuids_per_customer_id: Annotated[int, Field(ge=0, le=500)] = 100
+    addresses_per_customer_id: Annotated[int, Field(ge=0, le=500)] = 300
+    customer_ids_per_uuid: Annotated[int, Field(ge=0, le=500)] = 100
+    window_minutes: Annotated[int, Field(ge=1, le=1440)] = 60
+    deny_minutes: Annotated[int, Field(ge=1, le=1440)] = 60
+    tracked: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    ignore_bots: bool = True
 
 
 class Placement(Table):
@@ -104,6 +167,18 @@ class DataSource(Table):
     integration_code: str | None = None
     id_type: Literal["cookie", "device-advertising-id", "cross-device"] = "cross-device"
     placement: Placement | None = None
+    denied: bool = False
+    referers: tuple[Annotated[str, AfterValidator(_redirect_host)], ...] = ()
+    signing_keys_file: ConfigPath | None = None
+    signature: Annotated[Literal["off", "optional", "required"], AfterValidator(_signable)] = "off"
+    format: ids.Format = "any"
+    unchecked: tuple[ids.CheckName, ...] = ()
+    national_ids: tuple[Annotated[str, AfterValidator(_country)], ...] = ()
+
+    @cached_property
+    def id_rules(self) -> ids.IdRules:
+        """What its customer IDs must be like."""
+        return ids.id_rules(self.dpid, self.format, self.unchecked, self.national_ids)
 
 
 class TraitRule(Table):
@@ -172,15 +247,20 @@ class Settings(Table):
     store: Store
     endpoint: Endpoint = Endpoint()
     privacy: Privacy
+    abuse: Abuse = Abuse()
     data_sources: tuple[DataSource, ...]
     feeds: tuple[Feed, ...] = ()
     destinations: tuple[Destination, ...] = ()
     reconcile: Reconcile
 
     @cached_property
-    def dpids(self) -> frozenset[int]:
-        """Of all data sources."""
-        return frozenset(source.dpid for source in self.data_sources)
+    def sources_by_dpid(self) -> dict[int, DataSource]:
+        return {source.dpid: source for source in self.data_sources}
+
+    @cached_property
+    def sources_by_code(self) -> dict[str, DataSource]:
+        """By integration code, those that have one."""
+        return {source.integration_code: source for source in self.data_sources if source.integration_code}
 
     def data_source(self, name: str) -> DataSource | None:
         return next((source for source in self.data_sources if source.name == name), None)

@@ -75,7 +75,7 @@ def mixed_calls(run: str, seed: int) -> Iterator[Call]:
 def _request(target: str, cookie: str = "") -> bytes:
     lines = [f"GET {target} HTTP/1.1", "Host: sync.example.com", f"User-Agent: {_AGENT}", "Accept: image/avif,*/*"]
     if cookie:
-        lines.append(f"Cookie: idsync={cookie}")
+        lines.append(f"Cookie: __Host-idsync={cookie}")
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -14,7 +14,7 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3
 
 # package:program, for what the tests start
 missing=""
-for need in redis-server:redis-server; do
+for need in redis-server:redis-server php-cli:php nodejs:node chromium:chromium; do
     command -v "${need#*:}" >/dev/null || missing="$missing ${need%%:*}"
 done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

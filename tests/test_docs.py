@@ -18,6 +18,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "**`[store]`**": settings.Store,
     "**`[endpoint]`**": settings.Endpoint,
     "**`[privacy]`**": settings.Privacy,
+    "**`[abuse]`**": settings.Abuse,
     "**`[[data_sources]]`**": settings.DataSource,
     "**`[[feeds]]`**": settings.Feed,
     '**`[[destinations]]`** of `kind = "directory"`': settings.DirectoryDestination,
@@ -56,7 +57,7 @@ def matches(shown: str, default: Any, *, required: bool) -> bool:
 
 
 def test_the_top_level_has_no_other_key() -> None:
-    tables = {"store", "endpoint", "privacy", "data_sources", "feeds", "destinations", "reconcile"}
+    tables = {"store", "endpoint", "privacy", "abuse", "data_sources", "feeds", "destinations", "reconcile"}
     assert set(settings.Settings.model_fields) == tables | {"partner"}
     assert "| `partner` |" in README
 

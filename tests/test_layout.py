@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE = [
     *("idsync/ids.py", "idsync/call.py", "idsync/consent.py", "idsync/redirect.py", "idsync/decision.py"),
-    *("idsync/identity.py", "idsync/outcomes.py", "idsync/reply.py", "idsync/store/codec.py"),
+    *("idsync/identity.py", "idsync/outcomes.py", "idsync/reply.py", "idsync/store/codec.py", "idsync/signature.py"),
+    *("idsync/declared.py", "idsync/signals.py", "idsync/visitors.py", "idsync/personal.py", "idsync/placeholders.py"),
+    "idsync/tag.py",
     *(
         "reconcile/feed.py",
         "reconcile/lines.py",

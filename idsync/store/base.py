@@ -22,7 +22,7 @@ EXPORT_SCHEMA = pa.schema(
 class Sync(NamedTuple):
     """A pair to record. Where `uuid` is None the customer's latest visible device is taken, else `fresh`.
 
-    With a `uuid`, `fresh` says nothing and may be "".
+    With a `uuid`, `fresh` says nothing and may be "". With neither, a customer without a device stays without.
     """
 
     dpid: int
@@ -58,10 +58,13 @@ class MappingStore(Protocol):
     """
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
-        """Store the pairs durably; the UUID that each was stored under, in order."""
+        """Store the pairs durably; the UUID that each was stored under, in order; "" where there was none to take."""
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
         """The visible devices of a customer, latest first."""
+
+    def latest(self, customers: Sequence[tuple[int, str]], now: int) -> list[Device | None]:
+        """The latest visible device of each customer (DPID, customer ID), in order; None where there is none."""
 
     def export(
         self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False

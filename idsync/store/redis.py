@@ -58,6 +58,7 @@ local uuid = ARGV[2]
 if uuid == '' then
   uuid = ARGV[3]
   if held ~= '' and later(string.sub(held, 1, 6), ARGV[5]) then uuid = string.sub(held, 7, 25) end
+  if uuid == '' then return '' end
 end
 local entry, others = ARGV[4] .. uuid, {}
 for at = 1, #held, 25 do
@@ -164,6 +165,13 @@ class RedisStore:
             name = customer_id.encode()
             (value,) = self._pipeline([("HGET", self._key(dpid, name), name)])
         return [device for device in codec.unpack_devices(value or b"") if device.last_seen > now - self._lifetime]
+
+    def latest(self, customers: Sequence[tuple[int, str]], now: int) -> list[Device | None]:
+        names = [(dpid, customer_id.encode()) for dpid, customer_id in customers]
+        with self._errors():
+            held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
+        found = [codec.unpack_devices(value[: codec.ENTRY_BYTES]) if value else [] for value in held]
+        return [devices[0] if devices and devices[0].last_seen > now - self._lifetime else None for devices in found]
 
     def export(
         self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False

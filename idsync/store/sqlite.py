@@ -84,6 +84,11 @@ class SqliteStore:
         with self._using() as db:
             return [Device(*row) for row in _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))]
 
+    def latest(self, customers: Sequence[tuple[int, str]], now: int) -> list[Device | None]:
+        with self._using() as db:
+            found = [_wait(db, _DEVICES + "LIMIT 1", (*each, now - self._lifetime)).fetchone() for each in customers]
+        return [Device(*row) if row else None for row in found]
+
     def export(
         self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
     ) -> Iterator[pa.RecordBatch]:
@@ -130,6 +135,8 @@ class SqliteStore:
         if uuid is None:
             latest = db.execute(_DEVICES + "LIMIT 1", (*customer, sync.seen - self._lifetime)).fetchone()
             uuid = str(latest[0]) if latest else sync.fresh
+            if not uuid:
+                return ""
         db.execute(_UPSERT, (*customer, uuid, sync.seen))
         (held,) = db.execute("SELECT count(*) FROM mappings WHERE dpid = ? AND customer_id = ?", customer).fetchone()
         if held > self._cap:

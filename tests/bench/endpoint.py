@@ -80,7 +80,7 @@ asked, storable = 0, 0
 local thread
 local fixed = " HTTP/1.1\\r\\nHost: sync.example.com\\r\\nAccept: image/avif,image/webp,*/*\\r\\n" ..
   "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\\r\\n" ..
-  "Referer: https://www.example.com/\\r\\nCookie: idsync="
+  "Referer: https://www.example.com/\\r\\nCookie: __Host-idsync="
 local odd = {
   "/ibs:dpid=12345&us_privacy=1YNN&dpuuid=",
   "/ibs:dpid=12345&gdpr=1&gdpr_consent=CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYgAAAAAAAA&dpuuid=",

@@ -200,6 +200,22 @@ def test_a_known_customer_gets_the_latest_uuid(store: MappingStore) -> None:
     assert store.record([sync("c2", None, NOW, fresh=8), sync("c2", None, NOW, fresh=9)]) == [uuid(8), uuid(8)]
 
 
+def test_without_a_uuid_and_a_fresh_one_only_known_customers_are_seen(store: MappingStore) -> None:
+    store.record([sync("known", 1, NOW - 5)])
+    asked = [Sync(DPID, name, None, "", NOW) for name in ("known", "unknown")]
+    assert store.record(asked) == [uuid(1), ""]
+    assert rows(store) == [("known", uuid(1), NOW)]
+
+
+def test_the_latest_device_of_several_customers(store: MappingStore) -> None:
+    store.record([sync("a", 1, NOW - 5), sync("a", 2, NOW), sync("b", 3), sync("c", 4, dpid=7)])
+    store.record([sync("old", 5, NOW - LIFETIME)])
+    asked = [(DPID, "b"), (DPID, "unknown"), (7, "c"), (DPID, "a"), (DPID, "old"), (7, "a"), (DPID, "b")]
+    b = Device(uuid(3), NOW)
+    assert store.latest(asked, NOW) == [b, None, Device(uuid(4), NOW), Device(uuid(2), NOW), None, None, b]
+    assert store.latest([], NOW) == []
+
+
 def test_racing_processes_agree_on_the_uuid_of_a_new_customer(kind: Kind) -> None:
     """Eight connections, twenty new customers each asks for at once."""
     stores = [kind.open() for _ in range(8)]
@@ -442,6 +458,7 @@ def test_an_export_has_everything_recorded_before_it_while_others_write(kind: Ki
 OPERATIONS: dict[str, Callable[[MappingStore], object]] = {
     "record": lambda store: store.record([sync("c1", 1)]),
     "devices": lambda store: store.devices(DPID, "c1", NOW),
+    "latest": lambda store: store.latest([(DPID, "c1")], NOW),
     "export": lambda store: list(store.export(DPID, NOW)),
     "subset": lambda store: list(store.export(DPID, NOW, customer_ids=["c1"])),
     "sweep": lambda store: store.sweep(NOW),

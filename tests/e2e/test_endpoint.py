@@ -64,7 +64,7 @@ def test_pixel(endpoint: Endpoint, path: Path) -> None:
     assert answer.header("Cache-Control") == "no-store"
     [device] = devices(path, "pixel")
     assert answer.header("Set-Cookie") == (
-        f"idsync={device.uuid}; Path=/; Max-Age=10368000; Secure; HttpOnly; SameSite=None"
+        f"__Host-idsync={device.uuid}; Path=/; Max-Age=10368000; Secure; HttpOnly; SameSite=None"
     )
 
 
@@ -88,7 +88,8 @@ def test_customer_ids_arrive_byte_for_byte(endpoint: Endpoint, path: Path, targe
 
 
 def test_a_uuid_keeps_its_leading_zero(endpoint: Endpoint, path: Path) -> None:
-    answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=zero&d_uuid={UUID}&d_rtbd=json", f"Cookie: idsync={OTHER_UUID}")
+    cookie = f"Cookie: __Host-idsync={OTHER_UUID}"
+    answer = endpoint.get(f"/ibs:dpid=12345&dpuuid=zero&d_uuid={UUID}&d_rtbd=json", cookie)
     assert UUID.startswith("0")
     assert json.loads(answer.body) == {"uuid": UUID, "stored": 1, "errors": []}
     assert answer.header("Set-Cookie") is None
@@ -172,7 +173,7 @@ def test_small_routes(endpoint: Endpoint) -> None:
     assert b"Disallow: /" in endpoint.get("/robots.txt").body
     assert endpoint.get("/").status == 404
     answer = endpoint.get("/ibs:dpid=12345&dpuuid=x", method="POST")
-    assert (answer.status, answer.header("Allow")) == (405, "GET, HEAD")
+    assert (answer.status, answer.header("Allow")) == (405, "GET, HEAD, OPTIONS")
 
 
 def test_a_long_line_is_served_up_to_the_limit(endpoint: Endpoint) -> None:
@@ -187,7 +188,7 @@ def test_the_round_trip_through_audience_manager(asking_audience_manager: Endpoi
     """Our side of it: what the browser is sent to, read as Audience Manager reads it, and what it brings back."""
     redir = "https://dpm.demdex.net/end?u=${DD_UUID}"
     target = f"/ibs:dpid=12345&dpuuid=r%26t&redir={quote(redir, safe='')}"
-    answer = asking_audience_manager.get(target, f"Cookie: idsync={OTHER_UUID}")
+    answer = asking_audience_manager.get(target, f"Cookie: __Host-idsync={OTHER_UUID}")
     location = answer.header("Location") or ""
     sent = re.fullmatch(r"https://dpm\.demdex\.net/ibs:dpid=12345&dpuuid=r%26t&redir=([^&]*)", location)
     assert sent is not None
@@ -408,7 +409,7 @@ def test_nothing_of_a_request_is_printed(tmp_path: Path) -> None:
             (f"get{secret} /ibs:dpuuid={secret} HTTP/1.1\r\n\r\n", 400),
             (f"{secret}\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\n{secret} x: {secret}\r\n\r\n", 400),
-            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nCookie: idsync={secret}\x00\r\n\r\n", 400),
+            (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nCookie: __Host-idsync={secret}\x00\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nCookie: {secret}\r\n {secret}\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nContent-Length: {secret}\r\n\r\n", 400),
             (f"GET /ibs:dpuuid={secret} HTTP/1.1\r\nTransfer-Encoding: {secret}\r\n\r\n", 400),

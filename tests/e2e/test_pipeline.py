@@ -205,7 +205,7 @@ def browse(endpoint: Endpoint) -> str:
     answer = endpoint.get("/sync?dpid=12345&dpuuid=minted&d_rtbd=json")
     minted = str(json.loads(answer.body)["uuid"])
     cookie = str(answer.header("Set-Cookie")).partition(";")[0]
-    assert cookie == f"idsync={minted}"
+    assert cookie == f"__Host-idsync={minted}"
     assert endpoint.get("/ibs:dpid=12345&dpuuid=sister", f"Cookie: {cookie}").status == 200
     denied = endpoint.get("/ibs:dpid=12345&dpuuid=denied", "Sec-GPC: 1")
     assert (denied.status, denied.header("X-Error")) == (200, "315")

@@ -23,6 +23,7 @@ url = "sqlite:///idsync.db"
 public_url = "https://sync.example.com"
 identity = "{identity}"
 redirect_hosts = ["dpm.demdex.net", ".partner.example", "localhost", "127.0.0.1"]
+cors_origins = ["https://www.example.com"]
 
 [privacy]
 gdpr_default = "{gdpr_default}"
@@ -30,10 +31,27 @@ gdpr_default = "{gdpr_default}"
 [[data_sources]]
 name = "crm"
 dpid = 12345
+integration_code = "acme-crm"
 
 [[data_sources]]
 name = "shop"
 dpid = 777
+integration_code = "acme shöp"
+
+[[data_sources]]
+name = "closed"
+dpid = 888
+denied = true
+
+[[data_sources]]
+name = "android"
+dpid = 20914
+id_type = "device-advertising-id"
+
+[[data_sources]]
+name = "ios"
+dpid = 20915
+id_type = "device-advertising-id"
 """
 
 

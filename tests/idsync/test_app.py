@@ -29,7 +29,12 @@ def ask(app: Flask, target: str, *, method: str = "GET", **headers: str) -> tupl
     """One request as gunicorn hands it over: the raw target beside the decoded path."""
     path, _, query = target.partition("?")
     environ = create_environ(method=method)
-    environ |= {"RAW_URI": target, "PATH_INFO": unquote_to_bytes(path).decode("latin-1"), "QUERY_STRING": query}
+    environ |= {
+        "REMOTE_ADDR": "127.0.0.1",
+        "RAW_URI": target,
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+    }
     environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
     body, status, answered = run_wsgi_app(app, environ, buffered=True)
     return int(status.split()[0]), answered, b"".join(body)
@@ -52,36 +57,79 @@ def test_a_call_is_stored_and_found_again(app: Flask, store: MappingStore) -> No
     assert (status, body) == (200, PIXEL)
     [device] = store.devices(12345, "a&b", NOW)
     assert device.last_seen == NOW
-    assert headers["Set-Cookie"].startswith(f"idsync={device.uuid};")
+    assert headers["Set-Cookie"].startswith(f"__Host-idsync={device.uuid};")
     status, _, body = ask(app, "/sync?dpid=12345&dpuuid=a%26b&d_rtbd=json")
     assert json.loads(body) == {"uuid": device.uuid, "stored": 1, "errors": []}
 
 
 def test_the_cookie_names_the_device(app: Flask, store: MappingStore) -> None:
-    _, headers, _ = ask(app, "/ibs:dpid=12345&dpuuid=a", cookie=f"idsync={UUID}")
+    _, headers, _ = ask(app, "/ibs:dpid=12345&dpuuid=a", cookie=f"__Host-idsync={UUID}")
     assert [device.uuid for device in store.devices(12345, "a", NOW)] == [UUID]
-    assert headers["Set-Cookie"].startswith(f"idsync={UUID};")
+    assert headers["Set-Cookie"].startswith(f"__Host-idsync={UUID};")
 
 
 def test_an_explicit_uuid_leaves_the_cookie_alone(app: Flask, store: MappingStore) -> None:
-    _, headers, _ = ask(app, f"/ibs:dpid=12345&dpuuid=a&d_uuid={OTHER_UUID}", cookie=f"idsync={UUID}")
+    _, headers, _ = ask(app, f"/ibs:dpid=12345&dpuuid=a&d_uuid={OTHER_UUID}", cookie=f"__Host-idsync={UUID}")
     assert [device.uuid for device in store.devices(12345, "a", NOW)] == [OTHER_UUID]
     assert "Set-Cookie" not in headers
 
 
 def test_global_privacy_control_is_read_from_its_header(app: Flask, store: MappingStore) -> None:
-    status, headers, body = ask(app, "/ibs:dpid=12345&dpuuid=a", sec_gpc="1", cookie=f"idsync={UUID}")
+    status, headers, body = ask(app, "/ibs:dpid=12345&dpuuid=a", sec_gpc="1", cookie=f"__Host-idsync={UUID}")
     assert (status, headers["X-Error"], body) == (200, "315", PIXEL)
     assert store.devices(12345, "a", NOW) == []
 
 
 def test_location_leaves_byte_for_byte(app: Flask) -> None:
     """Werkzeug left to itself would write %7B for the brace and drop a default port."""
-    location = 'https://dpm.demdex.net:443/a{b}|^`c"<d>//../e;f?g=h%2fi#j={DD_UUID}'
+    location = 'https://dpm.demdex.net:443/a{b}|^`c"<d>//e;f?g=h%2fi#j={DD_UUID}'
     encoded = "".join(f"%{byte:02x}" for byte in location.encode())
     status, headers, body = ask(app, f"/ibs:dpid=12345&dpuuid=a&redir={encoded}")
     assert (status, headers.getlist("Location"), body) == (302, [location], b"")
     assert "Content-Type" not in headers
+
+
+def test_macros_of_consent(app: Flask) -> None:
+    redir = "https%3A%2F%2Fdpm.demdex.net%2F%3Fg%3D%24%7BGDPR%7D%26c%3D%24%7BGDPR_CONSENT_565%7D"
+    target = f"/ibs:dpid=12345&dpuuid=a&redir={redir}"
+    _, headers, _ = ask(app, f"{target}&gdpr=0&gdpr_consent=C%2BA.B%26")
+    assert headers["Location"] == "https://dpm.demdex.net/?g=0&c=C%2BA.B%26"
+    _, headers, _ = ask(app, target)
+    assert headers["Location"] == "https://dpm.demdex.net/?g=&c="
+
+
+SITE = "https://www.example.com"
+
+
+@pytest.mark.parametrize("target", ["/sync?dpid=12345&dpuuid=a&d_rtbd=json", "/id", "/sync?dpid=999&dpuuid=a"])
+def test_pages_of_listed_origins_may_read_json(app: Flask, target: str) -> None:
+    _, headers, _ = ask(app, target, origin=SITE)
+    assert headers["Access-Control-Allow-Origin"] == SITE
+    assert headers["Access-Control-Allow-Credentials"] == "true"
+    assert headers["Vary"] == "Origin"
+    for origin in ("https://evil.example", "null", f"{SITE}.evil.example", f"{SITE}:444", "http://www.example.com", ""):
+        _, headers, _ = ask(app, target, origin=origin)
+        assert not [name for name, _ in headers if name.startswith("Access-Control")], origin
+        assert headers["Vary"] == "Origin"
+
+
+def test_only_json_may_be_read(app: Flask) -> None:
+    for shape in ("", "&d_cb=f", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"):
+        _, headers, _ = ask(app, f"/ibs:dpid=12345&dpuuid=a{shape}", origin=SITE)
+        assert not [name for name, _ in headers if name.startswith("Access-Control")], shape
+
+
+def test_preflight(app: Flask) -> None:
+    _, headers, _ = ask(app, "/sync?dpid=12345", method="OPTIONS", origin=SITE)
+    assert headers["Access-Control-Allow-Origin"] == SITE
+    assert headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS"
+    _, headers, _ = ask(app, "/sync?dpid=12345", method="OPTIONS", origin="https://evil.example")
+    assert not [name for name, _ in headers if name.startswith("Access-Control")]
+
+
+def test_the_pixel_may_stand_on_any_page(app: Flask) -> None:
+    _, headers, _ = ask(app, "/ibs:dpid=12345&dpuuid=a")
+    assert headers["Cross-Origin-Resource-Policy"] == "cross-origin"
 
 
 def test_head_is_a_get_without_the_body(app: Flask, store: MappingStore) -> None:
@@ -90,11 +138,23 @@ def test_head_is_a_get_without_the_body(app: Flask, store: MappingStore) -> None
     assert len(store.devices(12345, "a", NOW)) == 1
 
 
-@pytest.mark.parametrize("target", ["/ibs:dpid=12345&dpuuid=a", "/sync?dpid=12345&dpuuid=a", "/healthz", "/readyz"])
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+SYNC_CALLS = ["/ibs:dpid=12345&dpuuid=a", "/sync?dpid=12345&dpuuid=a", "/id?dpid=12345&dpuuid=a"]
+
+
+@pytest.mark.parametrize("target", [*SYNC_CALLS, "/healthz", "/readyz", "/idsync.js"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "TRACE", "PATCH"])
 def test_other_methods(app: Flask, store: MappingStore, target: str, method: str) -> None:
     status, headers, _ = ask(app, target, method=method)
-    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+    assert (status, headers["Allow"]) == (405, "GET, HEAD, OPTIONS" if target in SYNC_CALLS else "GET, HEAD")
+    assert store.devices(12345, "a", NOW) == []
+
+
+@pytest.mark.parametrize("target", SYNC_CALLS)
+def test_options(app: Flask, store: MappingStore, target: str) -> None:
+    status, headers, body = ask(app, target, method="OPTIONS")
+    assert (status, headers["Allow"], body) == (204, "GET, HEAD, OPTIONS", b"")
+    assert "Content-Length" not in headers
+    assert not [name for name in headers if name[0].startswith("Access-Control")]
     assert store.devices(12345, "a", NOW) == []
 
 

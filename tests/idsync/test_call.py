@@ -20,6 +20,11 @@ from idsync.call import Malformed, SyncCall, is_sync_call, parse
         ("/sync", True),
         ("/sync?", True),
         ("/sync?dpid=1", True),
+        ("/id", True),
+        ("/id?d_uuid=1", True),
+        ("/event?d_cid=1", True),
+        ("/ids?d_uuid=1", False),
+        ("/id/", False),
         ("/sync/", False),
         ("/synchronise?dpid=1", False),
         ("/%69bs:dpid=1", False),
@@ -68,7 +73,14 @@ BOTH_FORMS = pytest.mark.parametrize("form", ["/ibs:", "/sync?", "http://h.examp
         ("dpuuid=x&dpuuid=x", SyncCall(dpuuid="x")),
         ("dpuuid=x&d_dpuuid=%78", SyncCall(dpuuid="x")),
         ("cb=1&cb=2&dpuuid=x", SyncCall(dpuuid="x")),
-        ("d_cid=1%012", SyncCall()),
+        ("d_cid=1%012", SyncCall(cids=(("d_cid", "1\x012"),))),
+        (
+            "d_cid_ic=a%01b%011&d_cid=1%012&d_cid=1%012&d_cid=1%013&d_sig=x&d_sig=y&d_sig=x",
+            SyncCall(cids=(("d_cid_ic", "a\x01b\x011"), ("d_cid", "1\x012"), ("d_cid", "1\x013")), d_sig=("x", "y")),
+        ),
+        ("d_cid=1%01a%26b%2501c", SyncCall(cids=(("d_cid", "1\x01a&b%01c"),))),
+        ("cids=1&asks_id=1", SyncCall()),
+        ("d_mid=5&d_cb=f.g", SyncCall(d_mid="5", d_cb="f.g")),
         (
             "gdpr=0&gdpr_consent=C&gpp=G&gpp_sid=7&us_privacy=1---&d_rtbd=json&d_uuid=3&idsync_return=1",
             SyncCall(
@@ -132,6 +144,20 @@ def test_question_mark_ends_nothing() -> None:
     raw = "dpid=1&dpuuid=2&redir=https://h.example/?u=1"
     assert isinstance(parse(f"/ibs:{raw}"), Malformed)
     assert parse(f"/sync?{raw}") == SyncCall(dpid="1", dpuuid="2", redir="https://h.example/?u=1")
+
+
+def test_id_is_a_route_of_its_own() -> None:
+    assert parse("/id?d_uuid=1") == SyncCall(d_uuid="1", asks_id=True)
+    assert parse("/event?d_uuid=1") == SyncCall(d_uuid="1")
+
+
+def test_parameters_stand_as_they_came() -> None:
+    call = parse("/sync?dpid=1&dpuuid=2&d_cid_ic=a%01b&d_cid=3%014&d_sig=s&gdpr=0&unknown=1")
+    assert isinstance(call, SyncCall)
+    assert call.parameters() == [
+        *(("dpid", "1"), ("dpuuid", "2"), ("gdpr", "0")),
+        *(("d_cid_ic", "a\x01b"), ("d_cid", "3\x014"), ("d_sig", "s")),
+    ]
 
 
 @given(value=st.text(), form=st.sampled_from(["/ibs:", "/sync?"]))

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from idsync import config
+from idsync.decision import MID_DPID
 from idsync.service import milliseconds_now, open_spool
 from idsync.store import open_store
 from idsync.store.base import Sync
 from tests.endpoint import run_idsync
-from tests.idsync.samples import OTHER_UUID, UUID, configuration
+from tests.idsync.samples import OTHER_UUID, UUID, configuration, settings
 
 DAY = 86_400_000
 EARLIER = "00000000000000000000000000000000000001"
@@ -92,11 +93,13 @@ def test_stats(path: Path) -> None:
         Sync(12345, "a", OTHER_UUID, UUID, now),
         Sync(12345, "b", UUID, UUID, now),
         Sync(999, "c", UUID, UUID, now),
+        Sync(MID_DPID, OTHER_UUID, UUID, UUID, now),
     )
+    nothing = {"customers": 0, "mappings": 0}
     assert answer("stats", "--config", path) == {
         "data_sources": [
             {"name": "crm", "dpid": 12345, "customers": 2, "mappings": 3},
-            {"name": "shop", "dpid": 777, "customers": 0, "mappings": 0},
+            *({"name": source.name, "dpid": source.dpid, **nothing} for source in settings().data_sources[1:]),
             {"name": None, "dpid": 999, "customers": 1, "mappings": 1},
         ],
         "customers": 3,
@@ -121,7 +124,7 @@ def test_sweep(path: Path) -> None:
     assert len(answer("lookup", "crm", "a", "--config", path)["devices"]) == 1
 
 
-COMMANDS = ("serve", "lookup crm a", "stats", "sweep")
+COMMANDS = ("serve", "lookup crm a", "sign crm a", "stats", "sweep", "tag crm")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from idsync import config
+from idsync import config, ids
 from idsync.errors import ConfigError
 from idsync.settings import S3Destination, Settings
 
@@ -104,10 +104,34 @@ def test_all_faults_are_told_at_once() -> None:
         ("[privacy]", '[endpoint]\npublic_url = "sync.example.com"\n[privacy]', "scheme and host only"),
         ("[privacy]", '[reconcile]\nmemory_limit = "lots"\n[privacy]', "must be a size"),
         ("[[data_sources]]", '[[data_sources]]\nname = "web"\ndpid = 12345\n[[data_sources]]', "the same as in"),
+        ("dpid = 12345", 'dpid = 12345\nformat = "hashed"', "must be 'any' or 'hashed-email'"),
+        ("dpid = 12345", 'dpid = 12345\nunchecked = ["cards"]', "'email', 'phone' or 'card'"),
+        ("dpid = 12345", 'dpid = 12345\nnational_ids = ["us", "uk"]', 'national_ids[1] = "uk": must be one of at, be'),
+        ("dpid = 12345", 'dpid = 20915\nformat = "hashed-email"', "whose IDs are never hashed"),
+        ("dpid = 12345", 'dpid = [20915]\nformat = "hashed-email"', "data_sources[0].dpid"),
     ],
 )
 def test_each_kind_of_fault_names_its_place(old: str, new: str, fault: str) -> None:
     assert any(fault in found for found in faults(GOOD.replace(old, new)))
+
+
+def test_a_data_source_says_what_its_ids_must_be_like() -> None:
+    (source,) = parse().data_sources
+    assert source.id_rules == ids.DEFAULT_RULES
+    assert source.id_rules is source.id_rules  # made once: it is asked for on every call
+    asked = 'dpid = 12345\nformat = "hashed-email"\nunchecked = ["card", "phone"]\nnational_ids = ["us"]'
+    (source,) = parse(GOOD.replace("dpid = 12345", asked)).data_sources
+    reasons = [reason for reason, _ in source.id_rules.checks]
+    assert reasons == ["id-sentinel", "id-macro", "id-email", "id-national-id"]
+    assert ids.customer_id_fault("4711", source.id_rules) == "id-not-hashed-email"
+    assert ids.customer_id_fault("536-90-4399", source.id_rules) == "id-national-id"
+    (source,) = parse(GOOD.replace("dpid = 12345", "dpid = 20915")).data_sources
+    assert ids.customer_id_fault("4711", source.id_rules) == ids.DEVICE_ID_SHAPE
+
+
+def test_an_override_of_the_dpid_is_held_against_the_format() -> None:
+    text = GOOD.replace("dpid = 12345", 'dpid = 12345\nformat = "hashed-email"')
+    assert "20915 is a global device data source" in faults(text, IDSYNC_DATA_SOURCES__CRM__DPID="20915")[0]
 
 
 def test_a_file_that_is_no_toml_or_not_there(tmp_path: Path) -> None:

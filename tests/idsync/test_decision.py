@@ -8,9 +8,10 @@ import pytest
 
 from idsync import decision, ids
 from idsync.call import parse
-from idsync.decision import Admitted, Decided, Signals
+from idsync.decision import Admitted, Decided
 from idsync.outcomes import Outcome
 from idsync.reply import PIXEL
+from idsync.signals import Signals
 from idsync.store.base import Sync
 from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, settings
 
@@ -18,7 +19,7 @@ FRESH = ids.uuid_from_bytes(ENTROPY)
 GOOD = "/ibs:dpid=12345&dpuuid=user-1"
 REDIR = "&redir=https%3A%2F%2Fa.partner.example%2Fcb%3Fu%3D%24%7BDD_UUID%7D%26v%3D1"
 EVIL = "&redir=https%3A%2F%2Fevil.example%2F%24%7BDD_UUID%7D"
-COOKIE = Signals(cookie=f"idsync={OTHER_UUID}")
+COOKIE = Signals(cookie=f"__Host-idsync={OTHER_UUID}")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class Seen:
     status: int
     headers: dict[str, str]
     body: bytes
-    sync: Sync | None
+    syncs: tuple[Sync, ...]
+
+    @property
+    def sync(self) -> Sync | None:
+        assert len(self.syncs) <= 1
+        return self.syncs[0] if self.syncs else None
 
     @property
     def json(self) -> Any:
@@ -43,13 +49,13 @@ class Seen:
 
 def take(target: str, signals: Signals = Signals(), **options: str) -> Seen:  # noqa: B008  an immutable tuple
     chosen = settings(**options)  # type: ignore[arg-type]  # names of settings
-    decided = decision.admit(parse(target), signals, chosen, now=NOW, entropy=ENTROPY)
-    sync = None
+    decided = decision.admit(parse(target), signals, chosen, {}, now=NOW, entropy=ENTROPY)
+    syncs: tuple[Sync, ...] = ()
     if isinstance(decided, Admitted):
-        sync = decided.sync
-        decided = decision.answer(decided, Outcome.STORED, sync.uuid or sync.fresh, chosen)
+        syncs = decided.syncs()
+        decided = decision.answer(decided, Outcome.STORED, decided.uuid or decided.fresh, chosen)
     assert isinstance(decided, Decided)
-    outcome, reply, _ = decided
+    outcome, reply = decided.outcome, decided.reply
     headers = dict(reply.headers)
     assert len(headers) == len(reply.headers)
     assert headers["Cache-Control"] == "no-store"
@@ -57,7 +63,7 @@ def take(target: str, signals: Signals = Signals(), **options: str) -> Seen:  # 
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["Content-Length"] == str(len(reply.body))
     assert (reply.status == 302) is ("Location" in headers)
-    return Seen(outcome, reply.status, headers, reply.body, sync)
+    return Seen(outcome, reply.status, headers, reply.body, syncs)
 
 
 # --- stored ----------------------------------------------------------------------------------------------------------
@@ -99,6 +105,120 @@ def test_any_other_d_rtbd_is_a_pixel() -> None:
     assert take(GOOD + "&d_rtbd=JSON").body == PIXEL
 
 
+# --- several IDs -----------------------------------------------------------------------------------------------------
+
+SEVERAL = "/ibs:d_cid=12345%01a&d_cid_ic=acme%20sh%C3%B6p%01b%011&dpid=12345&dpuuid=c"
+
+
+def test_several_ids_are_stored_under_one_uuid() -> None:
+    seen = take(f"{SEVERAL}&d_rtbd=json", COOKIE)
+    assert seen.syncs == tuple(
+        Sync(dpid, name, OTHER_UUID, "", NOW) for dpid, name in ((12345, "c"), (12345, "a"), (777, "b"))
+    )
+    assert seen.json == {"uuid": OTHER_UUID, "stored": 3, "errors": []}
+
+
+def test_a_bad_id_among_good_ones_costs_only_itself() -> None:
+    for shape, status in (("", 200), ("&d_rtbd=json", 200), (REDIR, 302)):
+        seen = take(f"{SEVERAL}&d_cid=999%01d&d_cid=12345%01secret%3A{shape}")
+        assert (seen.outcome, seen.status, len(seen.syncs)) == (Outcome.STORED, status, 3)
+        assert seen.headers["X-Error"] == "302,300"
+        assert "Set-Cookie" in seen.headers
+        if "json" in shape:
+            assert (seen.json["uuid"], seen.json["stored"], seen.codes) == (FRESH, 3, [302, 300])
+            assert b"secret" not in seen.body
+
+
+def test_audience_manager_is_asked_with_the_good_ids() -> None:
+    seen = take(f"{SEVERAL}&d_cid=999%01d", identity="audience-manager")
+    assert seen.headers["Location"].startswith(
+        "https://dpm.demdex.net/ibs:dpid=12345&dpuuid=c&d_cid=12345%01a&d_cid=777%01b&redir="
+    )
+    assert seen.headers["X-Error"] == "302"
+
+
+# --- ECID ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_ecid_leads_to_the_device_and_is_no_uuid() -> None:
+    seen = take(f"{GOOD}&d_mid={OTHER_UUID}&d_rtbd=json")
+    assert seen.syncs == (
+        Sync(12345, "user-1", None, FRESH, NOW),
+        Sync(decision.MID_DPID, OTHER_UUID, None, FRESH, NOW),
+    )
+    assert seen.json == {"uuid": FRESH, "stored": 1, "errors": []}
+
+
+@pytest.mark.parametrize("value", ["", "1", f"{UUID}0", "x" * 38])
+def test_an_ecid_is_38_digits(value: str) -> None:
+    seen = take(f"{GOOD}&d_mid={value}")
+    assert (seen.outcome, seen.status, seen.headers["X-Error"]) == (Outcome.UUID_INVALID, 400, "102")
+
+
+# --- the UUID as JSON ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "signals", "uuid", "cookie"),
+    [
+        ("/id", Signals(), FRESH, True),
+        ("/id?", COOKIE, OTHER_UUID, True),
+        (f"/id?d_uuid={UUID}", COOKIE, UUID, False),
+    ],
+)
+def test_id_tells_the_device(target: str, signals: Signals, uuid: str, cookie: bool) -> None:
+    seen = take(target, signals)
+    assert (seen.outcome, seen.status, seen.syncs) == (Outcome.UUID_TOLD, 200, ())
+    assert seen.json == {"uuid": uuid, "stored": 0, "errors": []}
+    assert ("Set-Cookie" in seen.headers) is cookie
+
+
+def test_id_with_customer_ids_is_a_sync_call_answered_with_json() -> None:
+    seen = take("/id?dpid=12345&dpuuid=user-1", COOKIE)
+    assert seen.sync == Sync(12345, "user-1", OTHER_UUID, "", NOW)
+    assert seen.json == {"uuid": OTHER_UUID, "stored": 1, "errors": []}
+
+
+def test_id_with_bad_customer_ids_alone_is_refused() -> None:
+    assert take("/id?dpid=999&dpuuid=user-1", COOKIE).status == 400
+
+
+def test_id_never_asks_audience_manager() -> None:
+    """It is asked by scripts and servers: they get the customer's UUID, or none."""
+    seen = take("/id?dpid=12345&dpuuid=user-1", COOKIE, identity="audience-manager")
+    assert seen.sync == Sync(12345, "user-1", None, "", NOW)
+    assert seen.json == {"uuid": "", "stored": 0, "errors": []}
+    assert "Set-Cookie" not in seen.headers
+    seen = take(f"/id?d_uuid={UUID}", COOKIE, identity="audience-manager")
+    assert (seen.status, seen.json["uuid"]) == (200, UUID)
+    assert take("/id", COOKIE, identity="audience-manager").headers["X-Error"] == "104"
+
+
+# --- JSONP -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["", "&d_rtbd=json"])
+@pytest.mark.parametrize("callback", ["f", "_f$1", "a.b.c", "$", "x" * 128])
+def test_callback(callback: str, shape: str) -> None:
+    seen = take(f"{GOOD}&d_cb={callback}{shape}")
+    assert seen.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    start, end = f"/**/{callback}(", ");\n"
+    body = seen.body.decode()
+    assert body.startswith(start)
+    assert body.endswith(end)
+    assert json.loads(body.removeprefix(start).removesuffix(end)) == {"uuid": FRESH, "stored": 1, "errors": []}
+    assert seen.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+
+
+@pytest.mark.parametrize(
+    "callback", ["", "1a", "a.", ".a", "a..b", "a%20b", "a(", "alert%281%29", "%C3%A9", "a-b", "a%0A", "x" * 129]
+)
+def test_callback_that_is_no_name(callback: str) -> None:
+    seen = take(f"{GOOD}&d_cb={callback}&d_rtbd=json")
+    assert (seen.outcome, seen.status, seen.syncs) == (Outcome.CALLBACK_INVALID, 400, ())
+    assert seen.headers["Content-Type"] == "application/json"
+
+
 # --- whose UUID ------------------------------------------------------------------------------------------------------
 
 
@@ -107,8 +227,9 @@ def test_any_other_d_rtbd_is_a_pixel() -> None:
     [
         ("", Signals(), None, FRESH),
         ("", COOKIE, OTHER_UUID, OTHER_UUID),
-        ("", Signals(cookie=f"idsync={OTHER_UUID}; idsync={UUID}"), None, FRESH),
-        ("", Signals(cookie="idsync=1"), None, FRESH),
+        ("", Signals(cookie=f"__Host-idsync={OTHER_UUID}; __Host-idsync={UUID}"), None, FRESH),
+        ("", Signals(cookie="__Host-idsync=1"), None, FRESH),
+        ("", Signals(cookie=f"idsync={OTHER_UUID}"), None, FRESH),
         (f"&d_uuid={UUID}", Signals(), UUID, None),
         (f"&d_uuid={UUID}", COOKIE, UUID, None),
     ],
@@ -118,7 +239,7 @@ def test_mint(extra: str, signals: Signals, uuid: str | None, cookie: str | None
     seen = take(GOOD + extra, signals)
     assert seen.sync == Sync(12345, "user-1", uuid, "" if uuid else FRESH, NOW)
     attributes = "Path=/; Max-Age=10368000; Secure; HttpOnly; SameSite=None"
-    assert seen.headers.get("Set-Cookie") == (cookie and f"idsync={cookie}; {attributes}")
+    assert seen.headers.get("Set-Cookie") == (cookie and f"__Host-idsync={cookie}; {attributes}")
 
 
 @pytest.mark.parametrize("signals", [Signals(), COOKIE])
@@ -217,7 +338,7 @@ def test_all_faults_are_told_at_once() -> None:
 DENIED = pytest.mark.parametrize(
     ("extra", "signals", "options"),
     [
-        ("", Signals(cookie=f"idsync={UUID}", sec_gpc="1"), {}),
+        ("", Signals(cookie=f"__Host-idsync={UUID}", sec_gpc="1"), {}),
         ("&gdpr=1&gdpr_consent=CPXxRfAPXxRfAAfKABENB", COOKIE, {}),
         (f"&gdpr=1&d_uuid={UUID}", COOKIE, {}),
         ("&us_privacy=1YYN", COOKIE, {}),
@@ -251,7 +372,7 @@ def test_consent_denied(extra: str, signals: Signals, options: dict[str, str]) -
 @pytest.mark.parametrize("shape", ["", "&d_rtbd=json", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"])
 def test_not_kept(outcome: Outcome, shape: str) -> None:
     admitted = decision.admit(
-        parse(f"/ibs:dpid=12345&dpuuid=a{shape}"), Signals(), settings(), now=NOW, entropy=ENTROPY
+        parse(f"/ibs:dpid=12345&dpuuid=a{shape}"), Signals(), settings(), {}, now=NOW, entropy=ENTROPY
     )
     assert isinstance(admitted, Admitted)
     decided = decision.answer(admitted, outcome, "", settings())
@@ -267,7 +388,7 @@ def test_not_kept(outcome: Outcome, shape: str) -> None:
 
 
 def test_a_spooled_call_is_answered_as_a_stored_one() -> None:
-    admitted = decision.admit(parse("/ibs:dpid=12345&dpuuid=a"), Signals(), settings(), now=NOW, entropy=ENTROPY)
+    admitted = decision.admit(parse("/ibs:dpid=12345&dpuuid=a"), Signals(), settings(), {}, now=NOW, entropy=ENTROPY)
     assert isinstance(admitted, Admitted)
     stored = decision.answer(admitted, Outcome.STORED, UUID, settings())
     spooled = decision.answer(admitted, Outcome.SPOOLED, UUID, settings())
@@ -284,7 +405,7 @@ def test_a_spooled_call_is_answered_as_a_stored_one() -> None:
     ],
 )
 def test_a_decision_names_its_data_source(target: str, dpid: int | None) -> None:
-    decided = decision.admit(parse(target), Signals(), settings(), now=NOW, entropy=ENTROPY)
+    decided = decision.admit(parse(target), Signals(), settings(), {}, now=NOW, entropy=ENTROPY)
     assert isinstance(decided, Decided)
     assert decided.dpid == dpid
 

@@ -89,11 +89,93 @@ def until_empty(spool: Spool) -> None:
     wait_until(lambda: spool.waiting(NOW)[0] == 0, "emptying the spool")
 
 
+# --- calls with several customers -----------------------------------------------------------------------------------
+
+
+def named(number: int, uuid: int | None, fresh: int = 99) -> Sync:
+    return Sync(12345, f"customer-{number}", None if uuid is None else f"{uuid:038}", f"{fresh:038}", NOW)
+
+
+def uuids(store: Any, number: int) -> list[int]:
+    return [int(device.uuid) for device in store.devices(12345, f"customer-{number}", NOW)]
+
+
+def test_all_customers_of_a_call_get_its_uuid(writes: Recorder, store: Played) -> None:
+    assert writes.record([named(1, 5), named(2, 5)]) == Recorded(Outcome.STORED, f"{5:038}")
+    assert (uuids(store, 1), uuids(store, 2)) == ([5], [5])
+    assert len(store.batches) == 1
+
+
+def test_unknown_customers_of_a_call_get_one_fresh_uuid(writes: Recorder, store: Played) -> None:
+    assert writes.record([named(1, None), named(2, None)]).uuid == f"{99:038}"
+    assert (uuids(store, 1), uuids(store, 2)) == ([99], [99])
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3)])
+def test_customers_of_a_call_get_the_device_seen_last(writes: Recorder, store: Played, order: Sequence[int]) -> None:
+    store._store.record([sync(1, NOW - 50), sync(2, NOW - 20)])
+    assert writes.record([named(number, None) for number in order]).uuid == f"{2:038}"
+    assert (uuids(store, 1), uuids(store, 2), uuids(store, 3)) == ([2, 1], [2], [2])
+
+
+def test_calls_of_every_kind_in_one_batch(writes: Recorder, store: Played) -> None:
+    store._store.record([sync(2, NOW - 20)])
+    calls = [
+        *([named(1, None, 91), named(2, None, 91)], [named(3, 7)], [named(4, None, 94)]),
+        *(
+            [named(5, 8), named(6, 8)],
+            [Sync(12345, "customer-7", None, "", NOW)],
+            [named(8, None, 98), named(9, None, 98)],
+        ),
+    ]
+    store.gate.clear()
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(writes.record, [sync(0)])
+        wait_until(lambda: len(store.batches) == 1, "the first batch")
+        answers = [pool.submit(writes.record, call) for call in calls]
+        wait_until(lambda: writes.waiting == len(calls), "all calls in the queue")
+        store.gate.set()
+        told = [answer.result(30) for answer in answers]
+        assert first.result(30).outcome is Outcome.STORED
+    assert [(each.outcome, int(each.uuid or 0)) for each in told] == [
+        (Outcome.STORED, uuid) for uuid in (2, 7, 94, 8, 0, 98)
+    ]
+    found = [uuids(store, number) for number in range(1, 10)]
+    assert found == [[2], [2], [7], [94], [8], [8], [], [98], [98]]
+    assert len(store.batches) == 3  # the first; one for all; one for the customers whose UUID was settled in it
+
+
+def test_several_customers_in_the_spool(writes: Recorder, store: Played, spool: Spool) -> None:
+    store.error = StoreUnavailable("away")
+    assert writes.record([named(1, None), named(2, None)]) == Recorded(Outcome.SPOOLED, f"{99:038}")
+    store.error = None
+    until_empty(spool)
+    assert (uuids(store, 1), uuids(store, 2)) == ([99], [99])
+
+
+# --- defects ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_answers_too_little_does_not_end_the_writer(writes: Recorder, store: Played) -> None:
+    record = store.record
+    store.record = lambda syncs: record(syncs)[1:]  # type: ignore[method-assign]
+    assert writes.record([sync(1)]) == Recorded(Outcome.FAILED)
+    store.record = record  # type: ignore[method-assign]
+    assert writes.record([sync(2)]).outcome is Outcome.STORED
+
+
+def test_a_call_after_the_end_is_refused(store: Played, spool: Spool) -> None:
+    with recording(store, spool) as ended:
+        pass
+    assert ended.record([sync(1)]) == Recorded(Outcome.OVERLOADED)
+    assert not store.has(1)
+
+
 # --- group commit ----------------------------------------------------------------------------------------------------
 
 
 def test_a_lone_call_is_written_at_once(writes: Recorder, store: Played) -> None:
-    assert writes.record(sync(1)) == Recorded(Outcome.STORED, f"{1:038}")
+    assert writes.record([sync(1)]) == Recorded(Outcome.STORED, f"{1:038}")
     assert store.has(1)
     assert store.batches == [[sync(1)]]
 
@@ -101,9 +183,9 @@ def test_a_lone_call_is_written_at_once(writes: Recorder, store: Played) -> None
 def test_calls_that_come_during_a_write_go_together(writes: Recorder, store: Played) -> None:
     store.gate.clear()
     with ThreadPoolExecutor(16) as pool:
-        first = pool.submit(writes.record, sync(0))
+        first = pool.submit(writes.record, [sync(0)])
         wait_until(lambda: len(store.batches) == 1, "the first batch")
-        others = [pool.submit(writes.record, sync(number)) for number in range(1, 11)]
+        others = [pool.submit(writes.record, [sync(number)]) for number in range(1, 11)]
         wait_until(lambda: writes.waiting == 10, "ten calls in the queue")
         assert not any(future.done() for future in [first, *others])
         store.gate.set()
@@ -115,7 +197,7 @@ def test_calls_that_come_during_a_write_go_together(writes: Recorder, store: Pla
 def test_calls_of_a_loop_go_together(writes: Recorder, store: Played) -> None:
     async def main() -> list[Recorded]:
         store.gate.clear()
-        calls = [asyncio.ensure_future(writes.record_soon(sync(number))) for number in range(100)]
+        calls = [asyncio.ensure_future(writes.record_soon([sync(number)])) for number in range(100)]
         while writes.waiting < 99:
             await asyncio.sleep(0)
         assert not any(future.done() for future in calls)
@@ -135,23 +217,23 @@ def test_a_full_queue_refuses(writes: Recorder, store: Played, monkeypatch: pyte
     monkeypatch.setattr(recorder, "QUEUE_CALLS", 3)
     store.gate.clear()
     with ThreadPoolExecutor(8) as pool:
-        taken = [pool.submit(writes.record, sync(0))]
+        taken = [pool.submit(writes.record, [sync(0)])]
         wait_until(lambda: len(store.batches) == 1, "the first batch")
-        taken += [pool.submit(writes.record, sync(number)) for number in range(1, 4)]
+        taken += [pool.submit(writes.record, [sync(number)]) for number in range(1, 4)]
         wait_until(lambda: writes.waiting == 3, "three calls in the queue")
-        assert writes.record(sync(9)) == Recorded(Outcome.OVERLOADED)
-        assert asyncio.run(writes.record_soon(sync(9))) == Recorded(Outcome.OVERLOADED)
+        assert writes.record([sync(9)]) == Recorded(Outcome.OVERLOADED)
+        assert asyncio.run(writes.record_soon([sync(9)])) == Recorded(Outcome.OVERLOADED)
         store.gate.set()
         assert {future.result(30).outcome for future in taken} == {Outcome.STORED}
     assert not store.has(9)
-    assert writes.record(sync(9)).outcome is Outcome.STORED
+    assert writes.record([sync(9)]).outcome is Outcome.STORED
 
 
 def test_a_batch_has_a_limit(writes: Recorder, store: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "BATCH_CALLS", 4)
     store.gate.clear()
     with ThreadPoolExecutor(16) as pool:
-        futures = [pool.submit(writes.record, sync(number)) for number in range(10)]
+        futures = [pool.submit(writes.record, [sync(number)]) for number in range(10)]
         wait_until(lambda: writes.waiting + len(store.batches[0]) == 10, "ten calls")
         store.gate.set()
         assert {future.result(30).outcome for future in futures} == {Outcome.STORED}
@@ -161,7 +243,7 @@ def test_a_batch_has_a_limit(writes: Recorder, store: Played, monkeypatch: pytes
 def test_closing_writes_what_waits(store: Played, spool: Spool) -> None:
     with recording(store, spool) as writes, ThreadPoolExecutor(8) as pool:
         store.gate.clear()
-        futures = [pool.submit(writes.record, sync(number)) for number in range(6)]
+        futures = [pool.submit(writes.record, [sync(number)]) for number in range(6)]
         wait_until(lambda: len(store.batches) == 1 and writes.waiting + len(store.batches[0]) == 6, "six calls")
         closing_it = pool.submit(writes.close)
         store.gate.set()
@@ -174,11 +256,11 @@ def test_closing_writes_what_waits(store: Played, spool: Spool) -> None:
 def test_a_defect_costs_its_batch_only(writes: Recorder, store: Played, caplog: pytest.LogCaptureFixture) -> None:
     store.error = ValueError("customer-1")
     with caplog.at_level(logging.DEBUG):
-        assert writes.record(sync(1)) == Recorded(Outcome.FAILED)
+        assert writes.record([sync(1)]) == Recorded(Outcome.FAILED)
     assert "ValueError" in caplog.text
     assert "customer-1" not in caplog.text
     store.error = None
-    assert writes.record(sync(2)).outcome is Outcome.STORED
+    assert writes.record([sync(2)]).outcome is Outcome.STORED
 
 
 # --- spool -----------------------------------------------------------------------------------------------------------
@@ -192,14 +274,14 @@ def test_the_spool_takes_over_and_is_emptied(
 ) -> None:
     store.error = error
     with caplog.at_level(logging.INFO):
-        answers = [writes.record(sync(number)) for number in range(5)]
+        answers = [writes.record([sync(number)]) for number in range(5)]
         assert answers == [Recorded(Outcome.SPOOLED, f"{number:038}") for number in range(5)]
         assert spool.waiting(NOW)[0] == 5
         store.error = None
         until_empty(spool)
         wait_until(lambda: "The store is back" in caplog.text, "word of the store")
     assert all(store.has(number) for number in range(5))
-    assert writes.record(sync(9)).outcome is Outcome.STORED
+    assert writes.record([sync(9)]).outcome is Outcome.STORED
     assert "calls go to the spool" in caplog.text
 
 
@@ -209,7 +291,7 @@ def test_no_call_asks_a_store_that_is_away(store: Played, spool: Spool, monkeypa
     with recording(store, spool) as writes:
         store.error = StoreUnavailable("away")
         for number in range(5):
-            assert writes.record(sync(number)).outcome is Outcome.SPOOLED
+            assert writes.record([sync(number)]).outcome is Outcome.SPOOLED
         assert len(store.batches) == 1
 
 
@@ -231,7 +313,7 @@ def test_a_full_spool_outlives_a_restart(store: Played, spool: Spool, monkeypatc
     monkeypatch.setattr(recorder, "_LOOK_SECONDS", 0.02)
     store.error = StoreUnavailable("away")
     with recording(store, spool) as writes:
-        assert writes.record(sync(1)).outcome is Outcome.SPOOLED
+        assert writes.record([sync(1)]).outcome is Outcome.SPOOLED
     assert spool.waiting(NOW)[0] == 1
     store.error = None
     with recording(store, spool):
@@ -241,7 +323,7 @@ def test_a_full_spool_outlives_a_restart(store: Played, spool: Spool, monkeypatc
 
 def test_what_the_store_did_not_take_stays(writes: Recorder, store: Played, spool: Spool) -> None:
     store.error = StoreMisconfigured("takes nothing, though it answers")
-    assert writes.record(sync(1)).outcome is Outcome.SPOOLED
+    assert writes.record([sync(1)]).outcome is Outcome.SPOOLED
     wait_until(lambda: len(store.batches) > 3, "attempts to empty the spool")
     assert spool.waiting(NOW)[0] == 1
     store.error = None
@@ -254,7 +336,7 @@ def test_neither_store_nor_spool(store: Played, tmp_path: Path) -> None:
     unusable = Spool(str(tmp_path / "file" / "spool.db"), 1, 1)
     with recording(store, unusable) as writes:
         store.error = StoreUnavailable("away")
-        assert writes.record(sync(1)) == Recorded(Outcome.STORE_UNAVAILABLE)
+        assert writes.record([sync(1)]) == Recorded(Outcome.STORE_UNAVAILABLE)
         store.error = None
 
 

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from idsync import identity, reply
+from idsync.settings import Endpoint
 
-_ANSWER = reply.pixel(200, [("Set-Cookie", identity.set_cookie("idsync", "0" * 38, 120))])
+_ANSWER = reply.pixel(200, [("Set-Cookie", identity.set_cookie(Endpoint(), "0" * 38, 120))])
 _HEADERS = [(name.encode(), value.encode()) for name, value in _ANSWER.headers]
 
 
