@@ -57,7 +57,7 @@ def lookup(config_path: Path | None, data_source: str, customer_id: str) -> None
     """The devices of a customer, latest first. DATA_SOURCE is a name of the configuration, or a DPID."""
     settings = config.load(config_path)
     source = _data_source(settings, data_source)
-    _check_customer_id(customer_id)
+    _check_customer_id(source, customer_id)
     with _opened(settings) as store:
         devices = store.devices(source.dpid, customer_id, milliseconds_now())
     _print(
@@ -96,7 +96,7 @@ def sweep(config_path: Path | None) -> None:
 def sign(config_path: Path | None, data_source: str, customer_id: str, uuid: str, valid_for: str) -> None:
     """Sign a sync call with the first key of the data source; the website does the same, see deploy/signing/."""
     source = _data_source(config.load(config_path), data_source)
-    _check_customer_id(customer_id)
+    _check_customer_id(source, customer_id)
     if uuid and not ids.is_uuid(uuid):
         raise click.BadParameter(f"must be {ids.UUID_DIGITS} decimal digits", param_hint="--uuid")
     if source.signing_keys_file is None:
@@ -167,12 +167,12 @@ def _data_source(settings: Settings, text: str) -> DataSource:
     raise UsageError(f'there is no data source "{text}"', mend=f"known here: {known}")
 
 
-def _check_customer_id(customer_id: str) -> None:
+def _check_customer_id(source: DataSource, customer_id: str) -> None:
     try:
         customer_id.encode()
     except UnicodeEncodeError:
         raise UsageError("the customer ID is not valid UTF-8", mend="check the terminal's encoding") from None
-    if reason := ids.customer_id_fault(customer_id):
+    if reason := ids.customer_id_fault(customer_id, source.id_rules):
         raise UsageError(ids.EXPLANATIONS[reason], mend="the endpoint refuses such an ID, so none is stored")
 
 

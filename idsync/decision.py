@@ -238,6 +238,8 @@ def _document(uuid: str, stored: int, faults: Sequence[Fault]) -> dict[str, obje
 
 
 def _error_header(faults: Sequence[Fault]) -> list[tuple[str, str]]:
+    if not faults:
+        return []
     codes = dict.fromkeys(str(fault.outcome.code) for fault in faults if fault.outcome.code is not None)
     return [("X-Error", ",".join(codes))] if codes else []
 

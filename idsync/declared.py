@@ -9,7 +9,6 @@ of one data source; those in excess, the later ones, are dropped. The authentica
 2 logged out) is checked and no more: IDs are synced in all three.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -50,22 +49,23 @@ def declared(
     `keys` by DPID; `now` in milliseconds since the epoch, for signatures that expire.
     """
     given, faults = _given(call)
+    if len(given) == 1 and not faults:  # as it nearly always is
+        judged = _judge(given[0], call, signals, settings, keys=keys, now=now)
+        return ([], judged) if isinstance(judged, list) else ([judged], [])
     excess = given[MAX_IDS:]
     good: dict[tuple[int, str], Declared] = {}
     dropped: list[str] = []
-    held: Counter[int] = Counter()
+    held: dict[int, int] = {}
     for each in given[:MAX_IDS]:
-        judged = _judge(each, settings)
-        if isinstance(judged, Declared):
-            judged = _unproven(judged, call, signals, settings, keys=keys, now=now) or judged
+        judged = _judge(each, call, signals, settings, keys=keys, now=now)
         if isinstance(judged, list):
             faults += judged
             continue
         key = judged.source.dpid, judged.customer_id
         if key in good:
             continue
-        held[judged.source.dpid] += 1
-        if held[judged.source.dpid] > MAX_IDS_PER_DATA_SOURCE:
+        held[key[0]] = held.get(key[0], 0) + 1
+        if held[key[0]] > MAX_IDS_PER_DATA_SOURCE:
             dropped.append(each.place)
         else:
             good[key] = judged
@@ -108,7 +108,9 @@ def _given(call: SyncCall) -> tuple[list[_Given], list[Fault]]:
     return given, faults
 
 
-def _judge(given: _Given, settings: Settings) -> Declared | list[Fault]:
+def _judge(
+    given: _Given, call: SyncCall, signals: Signals, settings: Settings, *, keys: Mapping[int, Keys], now: int
+) -> Declared | list[Fault]:
     faults = []
     source, unknown = _source(given, settings)
     reason = ids.customer_id_fault(given.customer_id, source.id_rules if source else None)
@@ -121,7 +123,10 @@ def _judge(given: _Given, settings: Settings) -> Declared | list[Fault]:
         faults.append(Fault(Outcome.DATA_SOURCE_DENIED, f"{given.place}: its data source takes no sync calls"))
     if source is None or faults:
         return faults
-    return Declared(given.place, source, given.customer_id)
+    named = Declared(given.place, source, given.customer_id)
+    if not source.referers and source.signature == "off":
+        return named
+    return _unproven(named, call, signals, settings, keys=keys, now=now) or named
 
 
 def _unproven(

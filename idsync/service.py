@@ -27,7 +27,7 @@ from idsync.store.spool import Spool
 METHODS = ("GET", "HEAD")
 NOTHING_TO_RECORD = Recorded(Outcome.UUID_TOLD)
 _KEY_BYTES = 32
-_DENIALS: dict[Denial | None, Fault] = {
+_DENIALS = {
     Denial.CUSTOMER_ID: Fault(
         Outcome.CUSTOMER_ID_DENIED,
         "the customer ID arrives from too many visitors to be one; see that the tag sends one ID a person",
@@ -142,12 +142,12 @@ class Service:
 
     def _watch(self, admitted: Admitted, client: str, now: int) -> Admitted | Decided:
         """Count what arrives with which, and leave out what is denied. What the site has signed is beyond doubt."""
-        faults = [
-            None
-            if admitted.call.d_sig and each.source.dpid in self._keys
-            else _DENIALS.get(self._deny_list.seen(each.source.dpid, each.customer_id, admitted.uuid, client, now))
-            for each in admitted.declared
-        ]
+        faults = []
+        for each in admitted.declared:
+            signed = admitted.call.d_sig and each.source.dpid in self._keys
+            dpid, customer_id = each.source.dpid, each.customer_id
+            denial = None if signed else self._deny_list.seen(dpid, customer_id, admitted.uuid, client, now)
+            faults.append(_DENIALS[denial] if denial else None)
         return decision.deny(admitted, faults) if any(faults) else admitted
 
     def _store_fault(self) -> str:

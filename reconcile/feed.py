@@ -54,7 +54,7 @@ class Plan:
         return sorted({item.column for item in self.items if isinstance(item, kind)})
 
 
-def plan(feed: Feed, source: DataSource | None = None) -> Plan:
+def plan(feed: Feed, source: DataSource) -> Plan:
     mentioned = [*feed.signals, *feed.trait_columns, *(rule.column for rule in feed.rules)]
     columns = tuple(dict.fromkeys(mentioned))
     items: list[Item] = [SignalItem(columns.index(column)) for column in feed.signals]
@@ -75,7 +75,7 @@ def plan(feed: Feed, source: DataSource | None = None) -> Plan:
         # a file of customer IDs has one user a customer, however many devices that customer has
         every_device=by_uuid and feed.devices == "all",
         emit_unmatched=feed.unmatched == "emit",
-        id_rules=source.id_rules if source else DEFAULT_RULES,
+        id_rules=source.id_rules,
     )
 
 

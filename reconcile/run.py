@@ -77,7 +77,7 @@ class Job:
     def __init__(self, settings: Settings, feed_name: str, meter: Meter, now: Clock) -> None:
         self._settings, self._meter, self._now = settings, meter, now
         self._feed, self._source, self._destination = resolve(settings, feed_name)
-        self._plan: Plan = plan(self._feed)
+        self._plan: Plan = plan(self._feed, self._source)
         self.state = settings.reconcile.state_dir
         self._ledger = Ledger(self.state / "ledger.db")
 

@@ -185,7 +185,6 @@ def test_a_feed_takes_the_id_rules_of_its_data_source() -> None:
     feed = Feed(name="f", data_source="s", inputs="x", id_column="id", destination="d")
     source = DataSource(name="s", dpid=20914, national_ids=("us",))
     assert plan_of(feed, source).id_rules is source.id_rules
-    assert plan_of(feed).id_rules is ids.DEFAULT_RULES
 
 
 def test_an_id_is_blamed_before_the_values_and_each_record_once(tmp_path: Path) -> None:
