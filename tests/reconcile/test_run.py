@@ -224,6 +224,24 @@ def test_ids_that_should_not_be_there_are_left_out_each_with_its_reason(tmp_path
     assert all(row["explanation"] == ids.EXPLANATIONS[row["reason"]] for row in world.rejects())
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "refused"),
+    [
+        ("FORMAT", "hashed-email", {"4711": "id-not-hashed-email", "4111111111111111": "id-card"}),
+        ("UNCHECKED", '["card"]', {}),
+        ("NATIONAL_IDS", '["us"]', {"536-90-4399": "id-national-id", "4111111111111111": "id-card"}),
+    ],
+)
+def test_records_are_held_against_the_rules_of_their_data_source(
+    tmp_path: Path, setting: str, value: str, refused: dict[str, str]
+) -> None:
+    world = World(tmp_path, SIGNALS + "max_rejected = 1\n", environ={f"IDSYNC_DATA_SOURCES__CRM__{setting}": value})
+    rows = ["a" * 64, "4111111111111111", *(text for text in refused if text != "4111111111111111")]
+    world.put("a.csv", [(text, "f", "", "") for text in rows])
+    world.run()
+    assert {row["customer_id"]: row["reason"] for row in world.rejects()} == refused
+
+
 def test_too_many_rejects_refuse_the_run_and_leave_the_input_new(tmp_path: Path) -> None:
     world = World(tmp_path, SIGNALS)
     world.sync(("c1", uuid(1)))
