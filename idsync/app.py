@@ -8,6 +8,7 @@ import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
@@ -67,7 +68,9 @@ def create_app(service: Service) -> Flask:
 
     @app.get(tag.PATH)
     def website_tag() -> Response:
-        script = scripts.get(request.args.get("data_source"))
+        # Flask's own reading of a query fails on bytes that are not UTF-8.
+        asked = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
+        script = scripts.get(asked.get("data_source", [None])[0])
         if script is None:
             return _leave(reply.text(404, "there is no such data source here, or it has no placement\n"))
         if request.if_none_match.contains_weak(script.etag):

@@ -10,7 +10,7 @@ Order of the checks, where several would refuse:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from idsync import consent, identity, ids, redirect, reply, visitors
@@ -82,10 +82,10 @@ def admit(
     keys: Mapping[int, Keys],
     *,
     now: int,
-    entropy: bytes,
+    entropy: Callable[[int], bytes],
 ) -> Admitted | Decided:
-    """`keys` that signatures are verified with, by DPID; `now` in milliseconds since the epoch; `entropy`:
-    ids.UUID_ENTROPY_BYTES for the UUID of an unknown customer.
+    """`keys` that signatures are verified with, by DPID; `now` in milliseconds since the epoch; `entropy` gives so many
+    random bytes, for the UUID of an unknown customer.
     """
     if isinstance(call, Malformed):
         return _refuse([Fault(Outcome.WRONGLY_ENCODED, call.reason)])
@@ -110,7 +110,7 @@ def admit(
         return Decided(
             Outcome.UUID_ASKED, reply.redirect(location, _error_header(id_faults)), dpid, _reasons(id_faults)
         )
-    fresh = ids.uuid_from_bytes(entropy) if uuid is None and mints else ""
+    fresh = ids.uuid_from_bytes(entropy(ids.UUID_ENTROPY_BYTES)) if uuid is None and mints else ""
     # A UUID that came in the URL is whoever's wrote the URL: it must not become this visitor's cookie.
     return Admitted(call, signals, good, id_faults, uuid, fresh, now, sets_cookie=mints and call.d_uuid is None)
 

@@ -27,7 +27,7 @@ class Outcome(Enum):
     DATA_SOURCE_UNKNOWN = ("data-source-unknown", 400, 302)
     CUSTOMER_ID_DENIED = ("customer-id-denied", 400, 303)
     DATA_SOURCE_DENIED = ("data-source-denied", 400, 304)
-    UUID_DENIED = ("uuid-denied", 400, 306)
+    DEVICE_DENIED = ("device-denied", 400, 306)
     ID_DROPPED = ("id-dropped", 400, 309)
     NAMESPACE_FULL = ("namespace-full", 400, 310)
     WRONGLY_ENCODED = ("wrongly-encoded", 400, 311)

@@ -242,7 +242,7 @@ def record_calls(store: MappingStore, calls: Sequence[Call]) -> list[str]:
     """Record all syncs of all calls; the UUID of each call.
 
     Where a call has several customers and no UUID, all get that of the customer whose device was seen last, or else a
-    fresh one: his sync goes first and settles the UUID for the others.
+    fresh one: its sync goes first and settles the UUID for the others.
     """
     if all(len(call) == 1 for call in calls):
         return _each_answered([sync for (sync,) in calls], store.record([sync for (sync,) in calls]))

@@ -27,13 +27,6 @@ from idsync.store.spool import Spool
 METHODS = ("GET", "HEAD")
 NOTHING_TO_RECORD = Recorded(Outcome.UUID_TOLD)
 _KEY_BYTES = 32
-_DENIALS = {
-    Denial.CUSTOMER_ID: Fault(
-        Outcome.CUSTOMER_ID_DENIED,
-        "the customer ID arrives from too many visitors to be one; see that the tag sends one ID a person",
-    ),
-    Denial.UUID: Fault(Outcome.UUID_DENIED, "the device of this call arrives with too many customer IDs to be one"),
-}
 _ALLOW = ", ".join([*METHODS, "OPTIONS"])
 
 
@@ -86,13 +79,13 @@ class Service:
     def admit(self, target: str, signals: Signals) -> Admitted | Decided:
         """The decision on a sync call, as far as it goes without the store."""
         try:
-            now, entropy = self._clock(), self._entropy(ids.UUID_ENTROPY_BYTES)
+            now = self._clock()
             client = client_address(signals.peer, signals.forwarded_for, self._proxies)
             # Behind a proxy that nobody declared all visitors have one address.
             if self._proxies and (seconds := self._rate_limit.take(client, now)):
                 return decision.too_many(seconds)
             parsed = call.parse(target)
-            admitted = decision.admit(parsed, signals, self.settings, self._keys, now=now, entropy=entropy)
+            admitted = decision.admit(parsed, signals, self.settings, self._keys, now=now, entropy=self._entropy)
             return self._watch(admitted, client, now) if isinstance(admitted, Admitted) else admitted
         except Exception as error:  # noqa: BLE001  a server would log its text
             log_defect(error)
@@ -109,7 +102,8 @@ class Service:
     def leave(self, decided: Decided, signals: Signals, seconds: float) -> Reply:
         """Count a decision, which took so long, and give the reply as this asker gets it."""
         self.metrics.called(decided.outcome, decided.dpid, seconds, decided.reasons)
-        return reply.with_cors(decided.reply, signals.origin, self.settings.endpoint.cors_origins)
+        origins = self.settings.endpoint.cors_origins
+        return reply.with_cors(decided.reply, signals.origin, origins) if origins else decided.reply
 
     def no_call(self, method: str, signals: Signals) -> Reply:
         """The reply to another method than METHODS: what may be asked, by OPTIONS also with whose leave."""
@@ -147,7 +141,7 @@ class Service:
             signed = admitted.call.d_sig and each.source.dpid in self._keys
             dpid, customer_id = each.source.dpid, each.customer_id
             denial = None if signed else self._deny_list.seen(dpid, customer_id, admitted.uuid, client, now)
-            faults.append(_DENIALS[denial] if denial else None)
+            faults.append(_denied(denial, dpid) if denial else None)
         return decision.deny(admitted, faults) if any(faults) else admitted
 
     def _store_fault(self) -> str:
@@ -166,3 +160,12 @@ def open_spool(settings: Settings) -> Spool:
 
 def open_service(settings: Settings) -> Service:
     return Service(settings, open_store(settings.store, patient=False), open_spool(settings))
+
+
+def _denied(denial: Denial, dpid: int) -> Fault:
+    if denial is Denial.UUID:
+        return Fault(Outcome.DEVICE_DENIED, "the device of this call arrives with too many customer IDs to be one")
+    if dpid in ids.DEVICE_ID_SHAPES:
+        return Fault(Outcome.DEVICE_DENIED, "the device ID arrives from too many visitors to be one")
+    mend = "see that the tag sends one ID a person"
+    return Fault(Outcome.CUSTOMER_ID_DENIED, f"the customer ID arrives from too many visitors to be one; {mend}")

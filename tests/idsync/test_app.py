@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 from werkzeug.test import create_environ, run_wsgi_app
 
-from idsync import wsgi
+from idsync import signals, wsgi
 from idsync.app import create_app
+from idsync.call import SyncCall
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.reply import PIXEL
 from idsync.store import open_store
@@ -271,12 +272,27 @@ def test_a_server_without_the_raw_target_is_found_out(app: Flask, caplog: pytest
 
 TARGETS = st.builds(
     lambda start, parts: start + "&".join(parts),
-    st.sampled_from(["/ibs:", "/sync?", "/", "", "http://h/ibs:", "//", "/ibs:dpid=12345&dpuuid=a&", "*"]),
+    st.sampled_from(
+        [
+            "/ibs:",
+            "/sync?",
+            "/id?",
+            "/event?",
+            "/idsync.js?",
+            "/",
+            "",
+            "http://h/ibs:",
+            "//",
+            "/ibs:dpid=12345&dpuuid=a&",
+            "*",
+        ]
+    ),
     st.lists(
         st.builds(
             lambda name, value: f"{name}={value}",
-            st.sampled_from(["dpid", "dpuuid", "d_uuid", "redir", "d_rtbd", "gdpr", "gpp", "idsync_return", "x"]),
+            st.sampled_from([*SyncCall._fields, "d_cid", "d_cid_ic", "x"]),
             st.sampled_from(["12345", "a", UUID, "https://dpm.demdex.net/", "json", "%", "%FF", "0", "%0d%0a"])
+            | st.sampled_from(["12345%01a", "acme-crm%01b%011", "20914%01c", "%01%01%01", "k.1.x", "f.g", "${DD_UUID}"])
             | st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=255), max_size=20),
         )
         | st.text(alphabet=st.characters(min_codepoint=1, max_codepoint=255), max_size=20),
@@ -292,15 +308,24 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Flask]]
         yield {"mint": create_app(mint), "audience-manager": create_app(asking)}
 
 
-@given(target=TARGETS, identity=st.sampled_from(["mint", "audience-manager"]), cookie=st.text(max_size=20))
-@hypothesis_settings(deadline=None)
-def test_no_target_is_an_error_of_ours(apps: dict[str, Flask], target: str, identity: str, cookie: str) -> None:
-    status, headers, body = ask(apps[identity], target or "/", cookie=cookie)
-    assert status in {200, 302, 400, 404}
-    assert (status == 302) is ("Location" in headers)
-    assert headers["Cache-Control"] == "no-store"
-    assert headers["Content-Length"] == str(len(body))
-    assert len(headers.getlist("X-Error")) <= 1
+SENT = st.text(st.characters(max_codepoint=255), max_size=30) | st.sampled_from(
+    [f"__Host-idsync={UUID}", "https://www.example.com", "null", "prefetch", "203.0.113.7, ::1", "1", "Googlebot/2.1"]
+)
+HEADERS = st.dictionaries(st.sampled_from([*signals.FIELDS.values(), "x_forwarded_for", "if_none_match"]), SENT)
+
+
+@given(target=TARGETS, identity=st.sampled_from(["mint", "audience-manager"]), headers=HEADERS)
+@hypothesis_settings(deadline=None, max_examples=400)
+def test_no_target_or_header_is_an_error_of_ours(
+    apps: dict[str, Flask], target: str, identity: str, headers: dict[str, str]
+) -> None:
+    status, answered, body = ask(apps[identity], target or "/", **headers)
+    assert status in {200, 302, 304, 400, 404}
+    assert (status == 302) is ("Location" in answered)
+    if not target.partition("?")[0].endswith("/idsync.js"):
+        assert answered["Cache-Control"] == "no-store"
+        assert answered["Content-Length"] == str(len(body))
+    assert len(answered.getlist("X-Error")) <= 1
 
 
 def test_the_factory_for_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,13 @@ def test_306_a_device_that_comes_with_too_many_ids(site: Site) -> None:
     assert site.call("/ibs:d_cid=12345%01id-1") == (200, None)
 
 
+def test_306_a_device_id_that_comes_from_too_many_visitors(site: Site) -> None:
+    device = "AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAAA"
+    calls = [site.call(f"/ibs:d_cid=20915%01{device}&d_uuid={number:038}") for number in range(1, 9)]
+    assert calls[:2] == [(200, None)] * 2
+    assert calls[-1] == (400, "306")
+
+
 def test_repeating_a_call_locks_nobody_out(site: Site) -> None:
     for _ in range(15):
         assert site.call(f"/ibs:d_cid=12345%01victim&d_uuid={UUID}") == (200, None)

@@ -16,6 +16,12 @@ from idsync.store.base import Sync
 from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, settings
 
 FRESH = ids.uuid_from_bytes(ENTROPY)
+
+
+def entropy(size: int) -> bytes:
+    return ENTROPY[:size]
+
+
 GOOD = "/ibs:dpid=12345&dpuuid=user-1"
 REDIR = "&redir=https%3A%2F%2Fa.partner.example%2Fcb%3Fu%3D%24%7BDD_UUID%7D%26v%3D1"
 EVIL = "&redir=https%3A%2F%2Fevil.example%2F%24%7BDD_UUID%7D"
@@ -49,7 +55,7 @@ class Seen:
 
 def take(target: str, signals: Signals = Signals(), **options: str) -> Seen:  # noqa: B008  an immutable tuple
     chosen = settings(**options)  # type: ignore[arg-type]  # names of settings
-    decided = decision.admit(parse(target), signals, chosen, {}, now=NOW, entropy=ENTROPY)
+    decided = decision.admit(parse(target), signals, chosen, {}, now=NOW, entropy=entropy)
     syncs: tuple[Sync, ...] = ()
     if isinstance(decided, Admitted):
         syncs = decided.syncs()
@@ -372,7 +378,7 @@ def test_consent_denied(extra: str, signals: Signals, options: dict[str, str]) -
 @pytest.mark.parametrize("shape", ["", "&d_rtbd=json", "&redir=https%3A%2F%2Fdpm.demdex.net%2F"])
 def test_not_kept(outcome: Outcome, shape: str) -> None:
     admitted = decision.admit(
-        parse(f"/ibs:dpid=12345&dpuuid=a{shape}"), Signals(), settings(), {}, now=NOW, entropy=ENTROPY
+        parse(f"/ibs:dpid=12345&dpuuid=a{shape}"), Signals(), settings(), {}, now=NOW, entropy=entropy
     )
     assert isinstance(admitted, Admitted)
     decided = decision.answer(admitted, outcome, "", settings())
@@ -388,7 +394,7 @@ def test_not_kept(outcome: Outcome, shape: str) -> None:
 
 
 def test_a_spooled_call_is_answered_as_a_stored_one() -> None:
-    admitted = decision.admit(parse("/ibs:dpid=12345&dpuuid=a"), Signals(), settings(), {}, now=NOW, entropy=ENTROPY)
+    admitted = decision.admit(parse("/ibs:dpid=12345&dpuuid=a"), Signals(), settings(), {}, now=NOW, entropy=entropy)
     assert isinstance(admitted, Admitted)
     stored = decision.answer(admitted, Outcome.STORED, UUID, settings())
     spooled = decision.answer(admitted, Outcome.SPOOLED, UUID, settings())
@@ -405,7 +411,7 @@ def test_a_spooled_call_is_answered_as_a_stored_one() -> None:
     ],
 )
 def test_a_decision_names_its_data_source(target: str, dpid: int | None) -> None:
-    decided = decision.admit(parse(target), Signals(), settings(), {}, now=NOW, entropy=ENTROPY)
+    decided = decision.admit(parse(target), Signals(), settings(), {}, now=NOW, entropy=entropy)
     assert isinstance(decided, Decided)
     assert decided.dpid == dpid
 
