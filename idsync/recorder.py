@@ -234,7 +234,7 @@ class Recorder:
                 except _AWAY as error:
                     self._failed(error)
                     return
-                self._spool.remove(syncs)
+                self._spool.taken(syncs)
                 self._metrics.drained(len(syncs))
 
 

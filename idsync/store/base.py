@@ -10,6 +10,9 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
+from idsync.store.optouts import OptOut
+
+OPTED_OUT = "opted-out"  # in place of a UUID
 EXPORT_SCHEMA = pa.schema(
     [
         pa.field("customer_id", pa.string(), nullable=False),
@@ -42,6 +45,14 @@ class Count(NamedTuple):
     mappings: int
 
 
+class Pair(NamedTuple):
+    """A mapping, wherever it is held; it may be past its lifetime, or of an opted-out device."""
+
+    dpid: int
+    customer_id: str
+    uuid: str
+
+
 class MappingStore(Protocol):
     """Facts that merge by "latest wins".
 
@@ -54,11 +65,16 @@ class MappingStore(Protocol):
       once get the same answer.
     * A mapping lives for `mapping_ttl_days` after it was last seen. Past that it is invisible to every operation, swept
       or not; a sync brings the pair back.
+    * From the moment `opt_out` returns, `record` stores nothing for these customers and devices, on any worker, and
+      every operation leaves out their mappings; those of the customers are removed with it, those of the devices when
+      they are swept. That ends with `opt_in` alone: an opt-out has no lifetime, and is never evicted.
     * Every operation raises StoreUnavailable when the store can't be reached or refuses, and then nothing was promised.
     """
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
-        """Store the pairs durably; the UUID that each was stored under, in order; "" where there was none to take."""
+        """Store the pairs durably; the UUID that each was stored under, in order; "" where there was none to take,
+        OPTED_OUT where customer or device is.
+        """
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
         """The visible devices of a customer, latest first."""
@@ -78,10 +94,33 @@ class MappingStore(Protocol):
         """
 
     def sweep(self, now: int) -> int:
-        """Remove what is past its lifetime, without holding up writers; the number of mappings removed."""
+        """Remove what is past its lifetime or of an opted-out device, without holding up writers; the number of
+        mappings removed.
+        """
+
+    def opt_out(self, asked: OptOut) -> int:
+        """See above; the number of mappings removed. Can be repeated: the first time stays the time of it."""
+
+    def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
+        """Reverse opt-outs; how many there were. What was removed is not brought back."""
+
+    def opted_out(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> list[int | None]:
+        """Since when each is opted out, customers first; None for those that are not."""
+
+    def opt_outs(self) -> Mapping[str, int]:
+        """The tokens of all opt-outs, see `optouts`, and since when. Costs in proportion to their number."""
+
+    def find(self, uuids: Sequence[str]) -> list[Pair]:
+        """Every mapping of these devices, at the cost of a look at the whole store."""
+
+    def remove(self, pairs: Sequence[Pair]) -> int:
+        """Remove mappings; how many there were. Nothing keeps them from being recorded again."""
 
     def count(self, now: int) -> Mapping[int, Count]:
         """Visible customers and mappings for each DPID that has any."""
+
+    def scrub(self) -> bool:
+        """Let nothing of what was removed stay behind in the store's files; False where that is not in our hands."""
 
     def check(self) -> None:
         """Raise unless the store takes a durable write right now."""

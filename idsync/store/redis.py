@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import (
@@ -28,23 +29,27 @@ from redis.retry import Retry
 
 from idsync import config
 from idsync.errors import StoreMisconfigured, StoreUnavailable
-from idsync.store import codec
-from idsync.store.base import EXPORT_SCHEMA, Count, Device, Sync
+from idsync.store import codec, optouts
+from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Sync
 from idsync.store.batches import texts
 from idsync.store.connections import PATIENT, Address, Command, Nodes, Patience, Tls, TooFewReplicas, tls_fault
+from idsync.store.optouts import OptedOutDevices, OptOut, Token
 
 META = "ids:meta"  # hash: the number of buckets, for ever
 DPIDS = "ids:dpids"  # set: the data sources that have buckets
+OPT_OUTS = "ids:out"  # hash: token → since when, and of a device the tail of its UUID; see `optouts`
 _CHECK = "ids:check"
 
 _PIPELINE = 512  # commands in flight: the server answers one share while the client reads the one before
 _SUBSET_PIPELINE = 5_000
+_SCAN = 2_000  # opt-outs a command
+_OUT = b"x"  # what _RECORD says of an opt-out
 _BATCH_ROWS = 65_536
 
-# KEYS: bucket. ARGV: customer ID, UUID or '', fresh UUID, last seen, horizon, cap, and '1' to write even what is held
-# already: WAIT answers for writes alone, and a sync that is tried again may not have reached the replicas the first
-# time. Returns the UUID recorded. Bytes are compared one by one: Lua's own `<` on strings follows
-# Redis' locale.
+# KEYS: bucket; and the opt-outs, but for a cluster, where a script may see one key. ARGV: customer ID, UUID or '',
+# fresh UUID, last seen, horizon, cap, token of the customer, and '1' to write even what is held already: WAIT answers
+# for writes alone, and a sync that is tried again may not have reached the replicas the first time. Returns the UUID
+# recorded, or 'x' for an opt-out. Bytes are compared one by one: Lua's own `<` on strings follows Redis' locale.
 _RECORD = """
 local function later(a, b)
   for at = 1, #a do
@@ -53,11 +58,21 @@ local function later(a, b)
   end
   return false
 end
+local function out(uuid)
+  return KEYS[2] and redis.call('HEXISTS', KEYS[2], 'uuid:' .. redis.sha1hex(uuid)) == 1
+end
+if KEYS[2] and redis.call('HEXISTS', KEYS[2], ARGV[7]) == 1 then return 'x' end
 local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 local uuid = ARGV[2]
-if uuid == '' then
+if uuid ~= '' then
+  if out(uuid) then return 'x' end
+else
   uuid = ARGV[3]
-  if held ~= '' and later(string.sub(held, 1, 6), ARGV[5]) then uuid = string.sub(held, 7, 25) end
+  for at = 1, #held, 25 do
+    if not later(string.sub(held, at, at + 5), ARGV[5]) then break end
+    local known = string.sub(held, at + 6, at + 24)
+    if not out(known) then uuid = known break end
+  end
   if uuid == '' then return '' end
 end
 local entry, others = ARGV[4] .. uuid, {}
@@ -74,7 +89,7 @@ while others[place] and later(others[place], entry) do place = place + 1 end
 table.insert(others, place, entry)
 while #others > tonumber(ARGV[6]) do table.remove(others) end
 local value = table.concat(others)
-if value ~= held or ARGV[7] then redis.call('HSET', KEYS[1], ARGV[1], value) end
+if value ~= held or ARGV[8] then redis.call('HSET', KEYS[1], ARGV[1], value) end
 return uuid
 """
 
@@ -92,6 +107,34 @@ for index = 2, #ARGV do
       if x ~= y then live = x > y break end
     end
     if live then kept[#kept + 1] = string.sub(held, at, at + 24) else removed = removed + 1 end
+  end
+  if #kept == 0 then
+    redis.call('HDEL', KEYS[1], ARGV[index])
+  elseif #kept * 25 < #held then
+    redis.call('HSET', KEYS[1], ARGV[index], table.concat(kept))
+  end
+end
+return removed
+"""
+
+# KEYS: bucket. ARGV: customer ID. Removes the customer; returns the entries that there were.
+_TAKE = """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[1])
+return held or ''
+"""
+
+# KEYS: bucket. ARGV: customer ID and UUID by turns. Removes these entries; returns how many there were.
+_REMOVE = """
+local removed = 0
+for index = 1, #ARGV, 2 do
+  local held, kept = redis.call('HGET', KEYS[1], ARGV[index]) or '', {}
+  for at = 1, #held, 25 do
+    if string.sub(held, at + 6, at + 24) == ARGV[index + 1] then
+      removed = removed + 1
+    else
+      kept[#kept + 1] = string.sub(held, at, at + 24)
+    end
   end
   if #kept == 0 then
     redis.call('HDEL', KEYS[1], ARGV[index])
@@ -147,6 +190,7 @@ class RedisStore:
         self._url, self._password, self._tls = url, password, tls
         self._lifetime, self._cap, self._buckets = lifetime, devices_per_customer, buckets
         self._replicas, self._persistence, self._patience = replicas, persistence, patience
+        self._is_cluster = "+cluster://" in url
         self._opened: tuple[int, Nodes] | None = None
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
@@ -158,41 +202,43 @@ class RedisStore:
             commands += [self._record_command(sync) for sync in syncs]
             answers = self._pipeline(commands, self._replicas)
             self._agree(self._nodes(), answers[0])
-            return [uuid.hex() for uuid in answers[first:]]
+            uuids = [OPTED_OUT if answer == _OUT else answer.hex() for answer in answers[first:]]
+            return self._checked(syncs, uuids) if self._is_cluster else uuids
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
         with self._errors():
-            name = customer_id.encode()
-            (value,) = self._pipeline([("HGET", self._key(dpid, name), name)])
-        return [device for device in codec.unpack_devices(value or b"") if device.last_seen > now - self._lifetime]
+            return self._visible([(dpid, customer_id)], now)[0]
 
     def latest(self, customers: Sequence[tuple[int, str]], now: int) -> list[Device | None]:
-        names = [(dpid, customer_id.encode()) for dpid, customer_id in customers]
         with self._errors():
-            held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
-        found = [codec.unpack_devices(value[: codec.ENTRY_BYTES]) if value else [] for value in held]
-        return [devices[0] if devices and devices[0].last_seen > now - self._lifetime else None for devices in found]
+            return [devices[0] if devices else None for devices in self._visible(customers, now)]
 
     def export(
         self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
     ) -> Iterator[pa.RecordBatch]:
         pieces = self._all(dpid) if customer_ids is None else self._some(dpid, customer_ids)
         with self._errors():
+            out = self._opted_out_devices()
             for piece in pieces:
-                yield from _batch(piece, now - self._lifetime, latest_only=latest_only)
+                yield from _batch(piece, now - self._lifetime, out, latest_only=latest_only)
 
     def sweep(self, now: int) -> int:
         horizon = now - self._lifetime
         removed = 0
         with self._errors():
+            out = self._opted_out_devices()
             for dpid in self._dpids():
                 keys = [codec.bucket_key(dpid, bucket) for bucket in range(self._buckets)]
                 for key, (ids, entries, counts) in zip(keys, self._read(keys), strict=True):
                     old = codec.unpack_times(entries) <= horizon
-                    if not old.any():
+                    unwanted = out.among(codec.unpack_uuids(entries)) if out else None
+                    if not old.any() and (unwanted is None or not unwanted.any()):
                         continue
                     owners = np.repeat(np.arange(len(counts)), counts)
                     names = ids.split(b"\n")
+                    places = np.flatnonzero(unwanted).tolist() if unwanted is not None else []
+                    pairs = [part for at in places for part in (names[owners[at]], _uuid(entries, at))]
+                    removed += self._remove({key: pairs})
                     stale = [names[owner] for owner in np.unique(owners[old])]
                     (swept,) = self._pipeline([("EVALSHA", _sha(_SWEEP), 1, key, codec.pack_time(horizon), *stale)])
                     removed += int(swept)
@@ -201,16 +247,78 @@ class RedisStore:
     def count(self, now: int) -> Mapping[int, Count]:
         found = {}
         with self._errors():
+            out = self._opted_out_devices()
             for dpid in self._dpids():
                 customers = mappings = 0
                 for _, entries, counts in self._all(dpid):
                     live = codec.unpack_times(entries) > now - self._lifetime
+                    if out:
+                        live &= ~out.among(codec.unpack_uuids(entries))
                     owners = np.repeat(np.arange(len(counts)), counts)
                     customers += len(np.unique(owners[live]))
                     mappings += int(np.count_nonzero(live))
                 if mappings:
                     found[dpid] = Count(customers, mappings)
         return found
+
+    def opt_out(self, opt_out: OptOut) -> int:
+        """The tokens first: what is recorded from then on is refused, what was recorded before is removed after."""
+        with self._errors():
+            names = [(dpid, customer_id.encode()) for dpid, customer_id in opt_out.customers]
+            held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
+            known = self._last_linked(held, opt_out)
+            tokens = optouts.tokens_of(opt_out.customers, (*opt_out.uuids, *known))
+            self._note(tokens, opt_out.at)
+            taken = self._pipeline(
+                [("EVALSHA", _sha(_TAKE), 1, self._key(dpid, name), name) for dpid, name in names], self._replicas
+            )
+            late = set(self._last_linked(taken, opt_out)) - set(known)  # synced while we looked
+            self._note([optouts.device_token(uuid) for uuid in late], opt_out.at)
+        return sum(len(value) for value in taken) // codec.ENTRY_BYTES
+
+    def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
+        tokens = optouts.tokens_of(customers, uuids)
+        with self._errors():
+            return sum(self._pipeline([("HDEL", OPT_OUTS, token.name) for token in tokens], self._replicas))
+
+    def opted_out(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> list[int | None]:
+        with self._errors():
+            return self._since([token.name for token in optouts.tokens_of(customers, uuids)])
+
+    def opt_outs(self) -> Mapping[str, int]:
+        with self._errors():
+            return {name: since for name, since, _ in self._all_opt_outs()}
+
+    def find(self, uuids: Sequence[str]) -> list[Pair]:
+        wanted = pa.array(uuids, pa.string())
+        found = []
+        with self._errors():
+            for dpid in self._dpids():
+                for ids, entries, counts in self._all(dpid):
+                    held = codec.unpack_uuids(entries)
+                    places = np.flatnonzero(pc.is_in(held, wanted).to_numpy(zero_copy_only=False))
+                    if not len(places):
+                        continue
+                    owners, names = np.repeat(np.arange(len(counts)), counts), ids.split(b"\n")
+                    found += [Pair(dpid, names[owners[at]].decode(), held[at].as_py()) for at in places]
+        return found
+
+    def remove(self, pairs: Sequence[Pair]) -> int:
+        shares: dict[str, list[bytes]] = defaultdict(list)
+        for pair in pairs:
+            name = pair.customer_id.encode()
+            shares[self._key(pair.dpid, name)] += [name, codec.pack_uuid(pair.uuid)]
+        with self._errors():
+            return self._remove(shares)
+
+    def scrub(self) -> bool:
+        """The append-only file keeps what was, until it is written anew; Redis does that beside its work."""
+        with self._errors():
+            shares: dict[Address, Sequence[Command]] = {
+                address: [("BGREWRITEAOF",)] for address in self._nodes().primaries(_CHECK)
+            }
+            told = self._nodes().exchange(shares)
+        return not any(isinstance(answer, Exception) for answers in told.values() for answer in answers)
 
     def check(self) -> None:
         with self._errors():
@@ -270,17 +378,102 @@ class RedisStore:
     def _key(self, dpid: int, customer_id: bytes) -> str:
         return codec.bucket_key(dpid, codec.bucket_of(customer_id, self._buckets))
 
+    def _record_keys(self, bucket: str) -> tuple[int | str, ...]:
+        return (1, bucket) if self._is_cluster else (2, bucket, OPT_OUTS)
+
     def _record_command(self, sync: Sync) -> Command:
         name, uuid = sync.customer_id.encode(), sync.uuid
         command = (
-            *("EVALSHA", _RECORD_SHA, 1, self._key(sync.dpid, name), name),
+            *("EVALSHA", _RECORD_SHA, *self._record_keys(self._key(sync.dpid, name)), name),
             codec.pack_uuid(uuid) if uuid else b"",
             b"" if uuid else codec.pack_uuid(sync.fresh),
             codec.pack_time(sync.seen),
             codec.pack_time(sync.seen - self._lifetime),
             self._cap,
+            optouts.customer_token(sync.dpid, sync.customer_id).name,
         )
         return (*command, 1) if self._replicas else command
+
+    def _checked(self, syncs: Sequence[Sync], uuids: list[str]) -> list[str]:
+        """What of these was opted out is removed again. For a cluster, whose scripts can't see the opt-outs.
+
+        An opt-out writes its token first: either we see it here, or it sees what we recorded. Until it is removed, a
+        mapping of such a device is invisible. A device that the store itself has chosen is chosen anew.
+        """
+        names = [optouts.customer_token(sync.dpid, sync.customer_id).name for sync in syncs]
+        names += [optouts.device_token(uuid).name for uuid in uuids if uuid]
+        since = self._since(list(dict.fromkeys(names)))
+        out = {name for name, at in zip(dict.fromkeys(names), since, strict=True) if at is not None}
+        if not out:
+            return uuids
+        again: list[int] = []
+        for at, (sync, uuid) in enumerate(zip(syncs, uuids, strict=True)):
+            person = names[at] in out
+            if not uuid or not (person or optouts.device_token(uuid).name in out):
+                continue
+            name = sync.customer_id.encode()
+            self._remove({self._key(sync.dpid, name): [name, codec.pack_uuid(uuid)]})
+            if person or sync.uuid is not None:
+                uuids[at] = OPTED_OUT
+            else:
+                again.append(at)
+        if again:
+            for at, uuid in zip(again, self.record([syncs[at] for at in again]), strict=True):
+                uuids[at] = uuid
+        return uuids
+
+    def _visible(self, customers: Sequence[tuple[int, str]], now: int) -> list[list[Device]]:
+        names = [(dpid, customer_id.encode()) for dpid, customer_id in customers]
+        held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
+        found = [
+            [device for device in codec.unpack_devices(value or b"") if device.last_seen > now - self._lifetime]
+            for value in held
+        ]
+        uuids = list({device.uuid for devices in found for device in devices})
+        since = dict(zip(uuids, self._since([optouts.device_token(uuid).name for uuid in uuids]), strict=True))
+        return [[device for device in devices if since[device.uuid] is None] for devices in found]
+
+    def _last_linked(self, held: Sequence[bytes | None], opt_out: OptOut) -> list[str]:
+        """The latest device of each customer, opted out or not, if these are to go along."""
+        if not opt_out.takes_devices:
+            return []
+        first = [device for value in held if value for device in codec.unpack_devices(value[: codec.ENTRY_BYTES])]
+        return [device.uuid for device in first if device.last_seen > opt_out.at - self._lifetime]
+
+    def _note(self, tokens: Sequence[Token], at: int) -> None:
+        """The first time stays. Written even so where replicas are waited for: see `_RECORD`."""
+        noted: list[Command] = [("HSETNX", OPT_OUTS, token.name, f"{at} {token.tail}") for token in tokens]
+        if self._replicas and noted:
+            noted.append(("INCR", _CHECK))
+        self._pipeline(noted, self._replicas)
+
+    def _since(self, names: Sequence[str]) -> list[int | None]:
+        """Since when each of these tokens is held."""
+        if not names:
+            return []
+        (values,) = self._pipeline([("HMGET", OPT_OUTS, *names)])
+        return [int(value.partition(b" ")[0]) if value else None for value in values]
+
+    def _all_opt_outs(self) -> Iterator[tuple[str, int, str]]:
+        """Each once (HSCAN may repeat itself): token, since when, tail."""
+        cursor, seen = b"0", set()
+        while True:
+            ((cursor, flat),) = self._pipeline([("HSCAN", OPT_OUTS, cursor, "COUNT", _SCAN)])
+            for name, value in zip(flat[::2], flat[1::2], strict=True):
+                if name not in seen:
+                    seen.add(name)
+                    since, _, tail = value.decode().partition(" ")
+                    yield name.decode(), int(since), tail
+            if cursor == b"0":
+                return
+
+    def _opted_out_devices(self) -> OptedOutDevices:
+        return OptedOutDevices(Token(name, tail) for name, _, tail in self._all_opt_outs() if tail)
+
+    def _remove(self, shares: Mapping[str, Sequence[bytes]]) -> int:
+        """By bucket: customer IDs and packed UUIDs by turns."""
+        commands = [("EVALSHA", _sha(_REMOVE), 1, key, *pairs) for key, pairs in shares.items() if pairs]
+        return sum(map(int, self._pipeline(commands, self._replicas))) if commands else 0
 
     def _dpids(self) -> list[int]:
         (dpids,) = self._pipeline([("SMEMBERS", DPIDS)])
@@ -403,7 +596,7 @@ class RedisStore:
         if self._url.startswith("rediss"):
             files = {"ssl_ca_certs": self._tls.ca, "ssl_certfile": self._tls.cert, "ssl_keyfile": self._tls.key}
             options |= {name: str(path) for name, path in files.items() if path}
-        return Nodes(options, cluster="+cluster://" in self._url, patience=self._patience)
+        return Nodes(options, cluster=self._is_cluster, patience=self._patience)
 
     @property
     def _shown(self) -> str:
@@ -420,7 +613,7 @@ class RedisStore:
                 f"store {self._shown}: {error}", mend="give the password by $IDSYNC_STORE__URL or store.password_file"
             ) from None
         except MovedError as error:
-            if "+cluster://" in self._url:
+            if self._is_cluster:
                 raise self._unavailable(error) from None
             raise StoreMisconfigured(
                 f"store {self._shown}: is a node of a cluster", mend="let store.url start with redis+cluster://"
@@ -468,18 +661,27 @@ def _joined(parts: Sequence[_Part]) -> _Part:
     return b"".join(ids), b"".join(entries), np.concatenate([*counts, np.empty(0, np.int64)])
 
 
-def _batch(part: _Part, horizon: int, *, latest_only: bool) -> Iterator[pa.RecordBatch]:
+def _uuid(entries: bytes, at: int) -> bytes:
+    """The packed UUID of an entry among many."""
+    return entries[at * codec.ENTRY_BYTES + codec.TIME_BYTES : (at + 1) * codec.ENTRY_BYTES]
+
+
+def _batch(part: _Part, horizon: int, out: OptedOutDevices, *, latest_only: bool) -> Iterator[pa.RecordBatch]:
     """One batch of what is visible, if anything is. Devices stand latest first already."""
     ids, entries, counts = part
     times = codec.unpack_times(entries)
     columns = [texts(ids), codec.unpack_uuids(entries), pa.array(times)]
     keep = times > horizon
+    if out:
+        keep &= ~out.among(columns[1])
     if len(times) > len(counts):
         columns[0] = columns[0].take(pa.array(np.repeat(np.arange(len(counts)), counts)))
         if latest_only:
-            newest = np.zeros(len(times), dtype=bool)
-            newest[np.cumsum(counts) - counts] = True
-            keep &= newest
+            kept = np.flatnonzero(keep)
+            owners = np.repeat(np.arange(len(counts)), counts)[kept]
+            newest = kept[np.unique(owners, return_index=True)[1]]
+            keep = np.zeros(len(times), dtype=bool)
+            keep[newest] = True
     batch = pa.RecordBatch.from_arrays(columns, schema=EXPORT_SCHEMA)
     if not keep.all():
         batch = batch.filter(pa.array(keep))
@@ -488,4 +690,4 @@ def _batch(part: _Part, horizon: int, *, latest_only: bool) -> Iterator[pa.Recor
 
 
 _RECORD_SHA = _sha(_RECORD)
-_SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _READ)}
+_SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _TAKE, _REMOVE, _READ)}

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -25,15 +26,19 @@ import pyarrow as pa
 
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.ids import UUID_DIGITS
-from idsync.store.base import EXPORT_SCHEMA, Count, Device, Sync
+from idsync.store import optouts
+from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Sync
 from idsync.store.batches import by_customer, texts, texts_of
+from idsync.store.optouts import OptedOutDevices, OptOut, Token
 
-_VERSION = 1
-_STRICT = sqlite3.sqlite_version_info >= (3, 37)
+_VERSION = 2
+KEYED = "WITHOUT ROWID, STRICT" if sqlite3.sqlite_version_info >= (3, 37) else "WITHOUT ROWID"
 _SCHEMA: tuple[str, ...] = (
     f"""CREATE TABLE IF NOT EXISTS mappings (
         dpid INTEGER NOT NULL, customer_id TEXT NOT NULL, uuid TEXT NOT NULL, seen INTEGER NOT NULL,
-        PRIMARY KEY (dpid, customer_id, uuid)) WITHOUT ROWID{", STRICT" if _STRICT else ""}""",
+        PRIMARY KEY (dpid, customer_id, uuid)) {KEYED}""",
+    f"""CREATE TABLE IF NOT EXISTS opt_outs (
+        token TEXT PRIMARY KEY, tail TEXT NOT NULL, since INTEGER NOT NULL) {KEYED}""",
     "CREATE TABLE IF NOT EXISTS checks (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL)",
 )
 _UPSERT = """
@@ -47,6 +52,15 @@ _EVICT = """
     DELETE FROM mappings WHERE dpid = ?1 AND customer_id = ?2 AND uuid NOT IN (
         SELECT uuid FROM mappings WHERE dpid = ?1 AND customer_id = ?2 ORDER BY seen DESC, uuid DESC LIMIT ?3)
 """
+_OPT_OUT = "INSERT INTO opt_outs VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_OPTED_OUT = "SELECT since FROM opt_outs WHERE token = ?"
+_ANY_OPT_OUT = "SELECT EXISTS (SELECT 1 FROM opt_outs)"
+# what may be of an opted-out device, by the tail of the UUID: to be looked at one by one
+_SUSPECTS = f"""
+    SELECT dpid, customer_id, uuid, seen FROM mappings
+    WHERE substr(uuid, -{optouts.TAIL_DIGITS}) IN (SELECT tail FROM opt_outs)
+"""  # noqa: S608
+_REMOVE = "DELETE FROM mappings WHERE dpid = ? AND customer_id = ? AND uuid = ?"
 # A chunk of rows as three texts: SQLite joins them in C, and Python makes three objects where rows would be 200,000.
 _EXPORT = """
     SELECT CAST(group_concat(customer_id, char(10)) AS BLOB), CAST(group_concat(uuid, '') AS BLOB),
@@ -78,22 +92,24 @@ class SqliteStore:
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
         with self._writing() as db:
-            return [self._record(db, sync) for sync in syncs]
+            (watchful,) = db.execute(_ANY_OPT_OUT).fetchone()
+            return [self._record(db, sync, watchful=watchful) for sync in syncs]
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
         with self._using() as db:
-            return [Device(*row) for row in _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))]
+            return list(self._visible(db, dpid, customer_id, now))
 
     def latest(self, customers: Sequence[tuple[int, str]], now: int) -> list[Device | None]:
         with self._using() as db:
-            found = [_wait(db, _DEVICES + "LIMIT 1", (*each, now - self._lifetime)).fetchone() for each in customers]
-        return [Device(*row) if row else None for row in found]
+            return [next(self._visible(db, *customer, now), None) for customer in customers]
 
     def export(
         self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
     ) -> Iterator[pa.RecordBatch]:
         batches = self._all(dpid, now) if customer_ids is None else self._some(dpid, now, customer_ids)
-        return by_customer(batches, latest_only=latest_only)
+        with self._using() as db:
+            out = _opted_out_devices(db)
+        return by_customer((optouts.without(batch, out) for batch in batches), latest_only=latest_only)
 
     def sweep(self, now: int) -> int:
         removed = 0
@@ -112,12 +128,59 @@ class SqliteStore:
                 ).rowcount
             border = following
             time.sleep(_SWEEP_PAUSE_SECONDS)
-        return removed
+        with self._using() as db:
+            out = _opted_out_devices(db)
+            suspects = [Pair(*row[:3]) for row in _wait(db, _SUSPECTS)] if out else []
+        return removed + self.remove([pair for pair in suspects if out.holds(pair.uuid)])
 
     def count(self, now: int) -> Mapping[int, Count]:
         query = "SELECT dpid, count(DISTINCT customer_id), count(*) FROM mappings WHERE seen > ? GROUP BY dpid"
         with self._using() as db:
-            return {dpid: Count(*counts) for dpid, *counts in _wait(db, query, (now - self._lifetime,))}
+            counts = {dpid: Count(*counts) for dpid, *counts in _wait(db, query, (now - self._lifetime,))}
+            out = _opted_out_devices(db)
+            suspects = _wait(db, f"{_SUSPECTS} AND seen > ?", (now - self._lifetime,)).fetchall() if out else []
+            hidden = Counter((dpid, customer_id) for dpid, customer_id, uuid, _ in suspects if out.holds(uuid))
+            for (dpid, customer_id), mappings in hidden.items():
+                gone = next(self._visible(db, dpid, customer_id, now), None) is None
+                counts[dpid] = Count(counts[dpid].customers - gone, counts[dpid].mappings - mappings)
+        return {dpid: count for dpid, count in counts.items() if count.mappings}
+
+    def opt_out(self, opt_out: OptOut) -> int:
+        with self._writing() as db:
+            return self._opt_out(db, opt_out)
+
+    def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
+        query = "DELETE FROM opt_outs WHERE token = ?"
+        with self._writing() as db:
+            return sum(db.execute(query, (token.name,)).rowcount for token in optouts.tokens_of(customers, uuids))
+
+    def opted_out(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> list[int | None]:
+        with self._using() as db:
+            found = [_wait(db, _OPTED_OUT, (token.name,)).fetchone() for token in optouts.tokens_of(customers, uuids)]
+        return [row[0] if row else None for row in found]
+
+    def opt_outs(self) -> Mapping[str, int]:
+        with self._using() as db:
+            return dict(_wait(db, "SELECT token, since FROM opt_outs").fetchall())
+
+    def find(self, uuids: Sequence[str]) -> list[Pair]:
+        query = "SELECT dpid, customer_id, uuid FROM mappings WHERE uuid IN (SELECT value FROM json_each(?))"
+        with self._using() as db:
+            return [Pair(*row) for row in _wait(db, query, (json.dumps(uuids),))]
+
+    def remove(self, pairs: Sequence[Pair]) -> int:
+        with self._writing() as db:
+            return sum(db.execute(_REMOVE, pair).rowcount for pair in pairs)
+
+    def scrub(self) -> bool:
+        """Deleted rows are overwritten as they go (`secure_delete`); the log still has them until it is emptied."""
+        end = time.monotonic() + _BUSY_SECONDS
+        with self._using() as db:
+            while _wait(db, "PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > end:
+                    raise StoreUnavailable(f"store {self._path}: its log is in use", mend="try again in a moment")
+                time.sleep(_POLL_SECONDS)
+        return True
 
     def check(self) -> None:
         with self._writing() as db:
@@ -129,12 +192,17 @@ class SqliteStore:
 
     # --- within ----------------------------------------------------------------------------------------------------
 
-    def _record(self, db: sqlite3.Connection, sync: Sync) -> str:
+    def _record(self, db: sqlite3.Connection, sync: Sync, *, watchful: bool) -> str:
+        """`watchful`: there are opt-outs."""
         customer = (sync.dpid, sync.customer_id)
         uuid = sync.uuid
+        if watchful and _is_out(db, optouts.customer_token(*customer)):
+            return OPTED_OUT
+        if watchful and uuid and _is_out(db, optouts.device_token(uuid)):
+            return OPTED_OUT
         if uuid is None:
-            latest = db.execute(_DEVICES + "LIMIT 1", (*customer, sync.seen - self._lifetime)).fetchone()
-            uuid = str(latest[0]) if latest else sync.fresh
+            latest = next(self._visible(db, *customer, sync.seen), None)
+            uuid = latest.uuid if latest else sync.fresh
             if not uuid:
                 return ""
         db.execute(_UPSERT, (*customer, uuid, sync.seen))
@@ -142,6 +210,25 @@ class SqliteStore:
         if held > self._cap:
             db.execute(_EVICT, (*customer, self._cap))
         return uuid
+
+    def _opt_out(self, db: sqlite3.Connection, opt_out: OptOut) -> int:
+        if opt_out.takes_devices:
+            opt_out = opt_out._replace(uuids=(*opt_out.uuids, *self._last_linked(db, opt_out)))
+        tokens = optouts.tokens_of(opt_out.customers, opt_out.uuids)
+        db.executemany(_OPT_OUT, [(*token, opt_out.at) for token in tokens])
+        query = "DELETE FROM mappings WHERE dpid = ? AND customer_id = ?"
+        return sum(db.execute(query, customer).rowcount for customer in opt_out.customers)
+
+    def _last_linked(self, db: sqlite3.Connection, opt_out: OptOut) -> list[str]:
+        """The latest device of each customer, opted out or not."""
+        horizon = opt_out.at - self._lifetime
+        found = [db.execute(f"{_DEVICES} LIMIT 1", (*customer, horizon)).fetchone() for customer in opt_out.customers]
+        return [uuid for uuid, _ in filter(None, found)]
+
+    def _visible(self, db: sqlite3.Connection, dpid: int, customer_id: str, now: int) -> Iterator[Device]:
+        """The devices of a customer, latest first."""
+        rows = _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))
+        return (Device(*row) for row in rows if not _is_out(db, optouts.device_token(row[0])))
 
     def _all(self, dpid: int, now: int) -> Iterator[pa.RecordBatch]:
         """Chunk after chunk, each with a look of its own: no long read keeps the log from being cut back."""
@@ -208,6 +295,7 @@ class SqliteStore:
             try:
                 _wait(db, "PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
+                db.execute("PRAGMA secure_delete = ON")
                 self._upgrade(db)
             except BaseException:
                 db.close()
@@ -230,6 +318,14 @@ class SqliteStore:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
             db.execute("COMMIT")
+
+
+def _is_out(db: sqlite3.Connection, token: Token) -> bool:
+    return _wait(db, _OPTED_OUT, (token.name,)).fetchone() is not None
+
+
+def _opted_out_devices(db: sqlite3.Connection) -> OptedOutDevices:
+    return OptedOutDevices(Token(*row) for row in _wait(db, "SELECT token, tail FROM opt_outs WHERE tail <> ''"))
 
 
 def _wait(db: sqlite3.Connection, statement: str, arguments: Sequence[Any] = ()) -> sqlite3.Cursor:

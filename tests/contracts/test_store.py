@@ -23,15 +23,12 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from idsync import config
-from idsync import settings as configuration
 from idsync.errors import ConfigError, StoreMisconfigured, StoreUnavailable
-from idsync.store import DAY, codec, open_store
-from idsync.store.base import EXPORT_SCHEMA, Count, Device, MappingStore, Sync
+from idsync.store import codec
+from idsync.store.base import Count, Device, MappingStore, Sync
+from tests.contracts.stores import DPID, LIFETIME, NOW, Kind, rows, sync, uuid
 from tests.servers import Proxy, RedisServer, free_port, redis_cluster, redis_server, settled, wait_until
 
-NOW = 1_790_000_000_000
-LIFETIME = 120 * DAY
-DPID = 12345
 TRICKY = [
     "007",
     "7",
@@ -46,63 +43,6 @@ TRICKY = [
     "1" * 38,
     "0" * 38,
 ]
-
-
-def uuid(number: int) -> str:
-    return str(number).zfill(38)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to open stores onto the same, at first empty, data."""
-
-    url: str
-    buckets: int = 64  # few, so that customers share them
-
-    def settings(self, **changes: object) -> configuration.Store:
-        store = configuration.Store(url=self.url, buckets=self.buckets, devices_per_customer=5)
-        return store.model_copy(update=changes)
-
-    def open(self, *, patient: bool = True, **changes: object) -> MappingStore:
-        return open_store(self.settings(**changes), patient=patient)
-
-
-@pytest.fixture(params=["sqlite", "redis", "cluster"])
-def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    if request.param == "sqlite":
-        return Kind(f"sqlite:///{tmp_path / 'deep' / 'idsync.db'}")
-    if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("shared_redis")
-        with server.client() as client:
-            client.flushall()
-        return Kind(server.url)
-    nodes: list[RedisServer] = request.getfixturevalue("shared_cluster")
-    for node in nodes:
-        with node.client() as client:
-            client.flushall()
-    return Kind(f"redis+cluster://127.0.0.1:{nodes[0].port}")
-
-
-@pytest.fixture
-def store(kind: Kind) -> Iterator[MappingStore]:
-    opened = kind.open()
-    yield opened
-    opened.close()
-
-
-def sync(customer: str, device: int | None, seen: int = NOW, *, dpid: int = DPID, fresh: int = 99) -> Sync:
-    return Sync(dpid, customer, None if device is None else uuid(device), uuid(fresh), seen)
-
-
-def rows(
-    store: MappingStore, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
-) -> list[tuple[str, str, int]]:
-    found = []
-    for batch in store.export(DPID, NOW, customer_ids=customer_ids, latest_only=latest_only):
-        assert batch.schema == EXPORT_SCHEMA
-        batch.validate(full=True)
-        found += list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    return found
 
 
 # --- recording and looking up ----------------------------------------------------------------------------------------

@@ -352,7 +352,7 @@ def test_a_pair_synced_again_meanwhile_stays(spool: Spool) -> None:
     spool.record([sync(1), sync(2)])
     taken = spool.oldest(10)
     spool.record([sync(1, NOW + 1)])
-    spool.remove(taken)
+    spool.taken(taken)
     assert spool.oldest(10) == [sync(1, NOW + 1)]
 
 
