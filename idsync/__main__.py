@@ -1,24 +1,27 @@
 """The command line: `python -m idsync`. Answers are JSON on stdout; everything else goes to stderr."""
 
+import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
-from idsync import config, ids, signature, tag
+from idsync import config, holdings, ids, job, persons, signature, tag
 from idsync.cli import command, group
 from idsync.decision import MID_DPID
 from idsync.errors import StoreUnavailable, UsageError
+from idsync.persons import Person
 from idsync.service import milliseconds_now, open_spool
-from idsync.settings import DataSource, Endpoint, Settings
+from idsync.settings import Endpoint, Settings
 from idsync.store import open_store
-from idsync.store.base import Count, Device, MappingStore
+from idsync.store.base import Count, MappingStore
+from idsync.store.spool import Spool
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CSV_HELP = "All that a file names: columns data_source and customer_id, or uuid; - for standard input."
 
 cli = group("idsync", "Receives customer-ID syncs from a website and keeps them; see also `python -m reconcile`.")
 
@@ -50,24 +53,88 @@ def serve(config_path: Path | None, bind: str | None, workers: int | None, limit
     )
 
 
+def _who(function: Callable[..., None]) -> Callable[..., None]:
+    """Whom a command is about, as `people`."""
+
+    @functools.wraps(function)
+    def asked(
+        config_path: Path | None, data_source: str | None, customer_id: str | None, uuid: str | None, csv: Path | None
+    ) -> None:
+        settings = config.load(config_path)
+        if csv is not None and not (data_source or uuid):
+            people = persons.read_csv(settings, csv)
+        elif uuid is not None and not data_source and csv is None:
+            people = [persons.device(uuid)]
+        elif data_source is not None and customer_id is not None and uuid is None and csv is None:
+            people = [persons.customer(settings, data_source, customer_id)]
+        else:
+            raise click.UsageError("give DATA_SOURCE and CUSTOMER_ID, or --uuid, or --csv")
+        function(config_path, settings, people, one=csv is None)
+
+    for option in (
+        click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help=_CSV_HELP),
+        click.option("--uuid", metavar="UUID", help="A device, in place of a customer."),
+        click.argument("customer_id", required=False),
+        click.argument("data_source", required=False),
+    ):
+        asked = option(asked)
+    return asked
+
+
 @command(cli, "python -m idsync lookup crm user-4711")
-@click.argument("data_source")
-@click.argument("customer_id")
-def lookup(config_path: Path | None, data_source: str, customer_id: str) -> None:
-    """The devices of a customer, latest first. DATA_SOURCE is a name of the configuration, or a DPID."""
-    settings = config.load(config_path)
-    source = _data_source(settings, data_source)
-    _check_customer_id(source, customer_id)
+@_who
+def lookup(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
+    """All that is held of a customer or a device, and since when it is opted out.
+
+    DATA_SOURCE is a name of the configuration, a DPID or an integration code.
+    """
+    now = milliseconds_now()
+    with _opened(settings) as store, _spool_there(settings) as spool:
+        found = holdings.find(settings, store, spool, people, now)
+    told = job.ask(settings, config_path, "erase", "--find", lines=_lines(people))
+    _print({**found[0], "job": told.answer} if one else {"people": found, "job": told.answer})
+    told.settle()
+
+
+@command(cli, "python -m idsync opt-out crm user-4711", name="opt-out")
+@_who
+def opt_out(_config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
+    """Store nothing more of a customer, with the device last linked to it, or of a device; and remove what is stored.
+
+    It holds on every worker at once, for ever, until `opt-in`. DATA_SOURCE: see `lookup`.
+    """
     with _opened(settings) as store:
-        devices = store.devices(source.dpid, customer_id, milliseconds_now())
-    _print(
-        {
-            "data_source": source.name,
-            "dpid": source.dpid,
-            "customer_id": customer_id,
-            "devices": [_device(device) for device in devices],
-        }
-    )
+        removed = holdings.opt_out(store, people, milliseconds_now())
+    answer = {"opted_out": len(people), "mappings_removed": removed}
+    _print({**people[0].as_dict(), **answer} if one else answer)
+
+
+@command(cli, "python -m idsync opt-in crm user-4711", name="opt-in")
+@_who
+def opt_in(_config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
+    """Reverse an opt-out, when the person asks for it. DATA_SOURCE: see `lookup`.
+
+    A device that went along with a customer comes back with it. A browser that opted out before it had a UUID holds
+    that in its cookie, which is the visitor's to clear.
+    """
+    with _opened(settings) as store:
+        reversed_ = store.opt_in(persons.all_customers(people), persons.all_uuids(people))
+    _print({**people[0].as_dict(), "opted_in": reversed_} if one else {"opted_in": reversed_})
+
+
+@command(cli, "python -m idsync erase crm user-4711")
+@_who
+def erase(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
+    """Remove a customer or a device from store, spool and the job's files, and leave an opt-out behind.
+
+    DATA_SOURCE: see `lookup`. With --csv, the rows of a file of requests. Can be repeated.
+    """
+    with _opened(settings) as store, _spool_there(settings) as spool:
+        removed, scrubbed = holdings.erase(store, spool, people, milliseconds_now())
+    told = job.ask(settings, config_path, "erase", lines=_lines(people))
+    rest = {"store_scrubbed": scrubbed, "job": told.answer}
+    _print({**removed[0], **rest} if one else {"people": removed, **rest})
+    told.settle()
 
 
 @command(cli, "python -m idsync stats | jq .mappings")
@@ -77,15 +144,22 @@ def stats(config_path: Path | None) -> None:
     now = milliseconds_now()
     with _opened(settings) as store:
         counts = {dpid: count for dpid, count in store.count(now).items() if dpid != MID_DPID}
-    _print({**_statistics(settings, counts), "spool": _spooled(settings, now)})
+        opt_outs = Counter(token.partition(":")[0] for token in store.opt_outs())
+    _print({**_statistics(settings, counts, opt_outs), "spool": _spooled(settings, now)})
 
 
 @command(cli, "python -m idsync sweep")
 def sweep(config_path: Path | None) -> None:
-    """Remove mappings past their lifetime; run it daily. They are invisible from that moment, swept or not."""
-    with _opened(config.load(config_path)) as store:
+    """Remove what is past its time: mappings, and with `python -m reconcile sweep` what the job keeps. Run it daily.
+
+    A mapping is invisible from that moment, swept or not.
+    """
+    settings = config.load(config_path)
+    with _opened(settings) as store:
         removed = store.sweep(milliseconds_now())
-    _print({"removed": removed})
+    told = job.ask(settings, config_path, "sweep")
+    _print({"removed": removed, "job": told.answer})
+    told.settle()
 
 
 @command(cli, "python -m idsync sign crm user-4711 --valid-for 10m")
@@ -95,8 +169,7 @@ def sweep(config_path: Path | None) -> None:
 @click.option("--valid-for", default="10m", metavar="TIME", help="90s, 10m, 2h or 7d, the longest. Default: 10m.")
 def sign(config_path: Path | None, data_source: str, customer_id: str, uuid: str, valid_for: str) -> None:
     """Sign a sync call with the first key of the data source; the website does the same, see deploy/signing/."""
-    source = _data_source(config.load(config_path), data_source)
-    _check_customer_id(source, customer_id)
+    source = persons.source_of(config.load(config_path), data_source, customer_id)
     if uuid and not ids.is_uuid(uuid):
         raise click.BadParameter(f"must be {ids.UUID_DIGITS} decimal digits", param_hint="--uuid")
     if source.signing_keys_file is None:
@@ -117,7 +190,7 @@ def website_tag(config_path: Path | None, data_source: str, email: bool) -> None
     What else the site must see to goes to stderr.
     """
     settings = config.load(config_path)
-    endpoint, source = settings.endpoint, _data_source(settings, data_source)
+    endpoint, source = settings.endpoint, persons.data_source(settings, data_source)
     if reason := tag.refusal(source):
         raise UsageError(f'data source "{source.name}" {reason}', mend="name another one")
     if tag.has_script(source):
@@ -158,24 +231,6 @@ def _opened(settings: Settings) -> Iterator[MappingStore]:
         yield store
 
 
-def _data_source(settings: Settings, text: str) -> DataSource:
-    dpid = ids.parse_dpid(text)
-    for source in settings.data_sources:
-        if text == source.name or dpid == source.dpid:
-            return source
-    known = ", ".join(f"{source.name} ({source.dpid})" for source in settings.data_sources)
-    raise UsageError(f'there is no data source "{text}"', mend=f"known here: {known}")
-
-
-def _check_customer_id(source: DataSource, customer_id: str) -> None:
-    try:
-        customer_id.encode()
-    except UnicodeEncodeError:
-        raise UsageError("the customer ID is not valid UTF-8", mend="check the terminal's encoding") from None
-    if reason := ids.customer_id_fault(customer_id, source.id_rules):
-        raise UsageError(ids.EXPLANATIONS[reason], mend="the endpoint refuses such an ID, so none is stored")
-
-
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
     seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]] if match else 0
@@ -184,30 +239,47 @@ def _seconds(text: str) -> int:
     return seconds
 
 
-def _device(device: Device) -> dict[str, str]:
-    seen = _EPOCH + timedelta(milliseconds=device.last_seen)
-    return {"uuid": device.uuid, "last_seen": seen.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+def _lines(people: Sequence[Person]) -> list[dict[str, object]]:
+    """As the reconciler reads them."""
+    customers = persons.all_customers(people)
+    lines: list[dict[str, object]] = [{"dpid": dpid, "customer_id": customer_id} for dpid, customer_id in customers]
+    lines += [{"uuid": uuid} for uuid in persons.all_uuids(people)]
+    return lines
 
 
-def _statistics(settings: Settings, counts: Mapping[int, Count]) -> dict[str, object]:
+def _statistics(settings: Settings, counts: Mapping[int, Count], opt_outs: Mapping[str, int]) -> dict[str, object]:
     """Every data source of the settings, then the DPIDs that are in the store alone, with no name."""
     names: dict[int, str | None] = {source.dpid: source.name for source in settings.data_sources}
-    names |= {dpid: None for dpid in sorted(counts) if dpid not in names}
+    held = {*counts, *(int(dpid) for dpid in opt_outs if dpid.isdigit())} - {MID_DPID}
+    names |= {dpid: None for dpid in sorted(held) if dpid not in names}
     nothing = Count(0, 0)
-    rows = [{"name": name, "dpid": dpid, **counts.get(dpid, nothing)._asdict()} for dpid, name in names.items()]
+    rows = [
+        {"name": name, "dpid": dpid, **counts.get(dpid, nothing)._asdict(), "opt_outs": opt_outs.get(str(dpid), 0)}
+        for dpid, name in names.items()
+    ]
     return {
         "data_sources": rows,
         "customers": sum(count.customers for count in counts.values()),
         "mappings": sum(count.mappings for count in counts.values()),
+        "opt_outs": {"customers": sum(opt_outs.values()) - opt_outs.get("uuid", 0), "devices": opt_outs.get("uuid", 0)},
     }
 
 
 def _spooled(settings: Settings, now: int) -> dict[str, object]:
-    if not settings.endpoint.spool.exists():  # no endpoint has run here, and a look should not make the file
-        return {"mappings": 0, "age_seconds": 0.0}
+    with _spool_there(settings) as spool:
+        mappings, seconds = spool.waiting(now) if spool else (0, 0.0)
+        opt_outs = spool.count_opt_outs() if spool else 0
+    return {"mappings": mappings, "age_seconds": seconds, "opt_outs": opt_outs}
+
+
+@contextmanager
+def _spool_there(settings: Settings) -> Iterator[Spool | None]:
+    """The spool of this host's endpoint; None where none has run here, as a look should not make the file."""
+    if not settings.endpoint.spool.exists():
+        yield None
+        return
     with closing(open_spool(settings)) as spool:
-        mappings, seconds = spool.waiting(now)
-    return {"mappings": mappings, "age_seconds": seconds}
+        yield spool
 
 
 def _print(answer: Mapping[str, object]) -> None:

@@ -36,17 +36,20 @@ def create_app(service: Service) -> Flask:
     @app.before_request
     def sync_call() -> Response | None:
         target = _raw_target()
-        if not call.is_sync_call(target):
+        is_opt_out = call.is_opt_out(target)
+        if not is_opt_out and not call.is_sync_call(target):
             return None
         given = _signals()
         if request.method not in METHODS:
             return _leave(service.no_call(request.method, given))
         start = time.perf_counter()
-        admitted = service.admit(target, given)
+        admitted = service.opt_out(target, given) if is_opt_out else service.admit(target, given)
         if isinstance(admitted, Admitted):
-            syncs = admitted.syncs()
-            recorded = service.recorder.record(syncs) if syncs else NOTHING_TO_RECORD
+            work = admitted.work()
+            recorded = service.recorder.record(work) if work else NOTHING_TO_RECORD
             admitted = service.answer(admitted, recorded)
+        elif not is_opt_out:
+            admitted = service.keep(admitted)
         return _leave(service.leave(admitted, given, time.perf_counter() - start))
 
     @app.get("/healthz")

@@ -4,6 +4,7 @@ A sync call costs one pass through this module, without threads or a router. Rou
 take their time.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -65,9 +66,11 @@ class Application:
         start = time.perf_counter()
         admitted = self.service.admit(target, given)
         if isinstance(admitted, Admitted):
-            syncs = admitted.syncs()
-            recorded = await self.service.recorder.record_soon(syncs) if syncs else NOTHING_TO_RECORD
+            work = admitted.work()
+            recorded = await self.service.recorder.record_soon(work) if work else NOTHING_TO_RECORD
             admitted = self.service.answer(admitted, recorded)
+        elif admitted.opt_out:
+            admitted = await asyncio.to_thread(self.service.keep, admitted)
         return self.service.leave(admitted, given, time.perf_counter() - start)
 
     async def _live(self, receive: Receive, send: Send) -> None:

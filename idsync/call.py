@@ -1,8 +1,9 @@
-"""The grammar of a sync call: raw request target -> SyncCall.
+"""The grammar of calls: raw request target -> SyncCall.
 
     /ibs:<name>=<value>&<name>=<value>…        Audience Manager's form: the parameters stand in the path
     /sync?<name>=<value>&<name>=<value>…       the same parameters as a query; /event?… too, as with Audience Manager
     /id?<name>=<value>&<name>=<value>…         the same, answered with the UUID as JSON; may carry no customer ID
+    /demoptout?…, /demoptout.jpg?…             an opt-out, which names whom in the same way; no sync call
 
 Parameters are split on the raw target and only then percent-decoded, one by one, so that `%26` in a value is a literal
 `&`. Decoding is strict: one bad escape, or bytes that are not UTF-8, and the whole call is dropped (Audience Manager's
@@ -20,6 +21,7 @@ _URI_CHARACTERS = re.compile(r"[\x21-\x7e]*")
 _PATH_PREFIX = "/ibs:"
 _QUERY_PATHS = frozenset({"/sync", "/event", "/id"})
 _ID_PATH = "/id"
+_OPT_OUT_PATHS = frozenset({"/demoptout", "/demoptout.jpg"})
 _ALIASES = {"d_dpid": "dpid", "d_dpuuid": "dpuuid"}
 
 
@@ -27,7 +29,8 @@ class SyncCall(NamedTuple):
     """The decoded parameters of a call, under their own names. None: not on the call; "" is a value.
 
     `idsync_return` marks a call that comes back from Audience Manager, see `identity`. `cids` are the parameters d_cid
-    and d_cid_ic, by name and value, in their order; `d_sig` the signatures. `asks_id` is true of /id.
+    and d_cid_ic, by name and value, in their order; `d_sig` the signatures. `asks_id` is true of /id, `is_image` of
+    /demoptout.jpg.
     """
 
     dpid: str | None = None
@@ -46,6 +49,7 @@ class SyncCall(NamedTuple):
     cids: tuple[tuple[str, str], ...] = ()
     d_sig: tuple[str, ...] = ()
     asks_id: bool = False
+    is_image: bool = False
 
     def parameters(self) -> list[tuple[str, str]]:
         """By name and value, as they would stand on a call."""
@@ -62,7 +66,7 @@ class Malformed:
 
 _CIDS = frozenset({"d_cid", "d_cid_ic"})
 _REPEATABLE = _CIDS | {"d_sig"}
-_SINGLE = frozenset(SyncCall._fields) - _REPEATABLE - {"cids", "asks_id"}
+_SINGLE = frozenset(SyncCall._fields) - _REPEATABLE - {"cids", "asks_id", "is_image"}
 
 
 def is_sync_call(target: str) -> bool:
@@ -71,8 +75,13 @@ def is_sync_call(target: str) -> bool:
     return local.startswith(_PATH_PREFIX) or local.partition("?")[0] in _QUERY_PATHS
 
 
+def is_opt_out(target: str) -> bool:
+    """Whether a raw request target is an opt-out."""
+    return _local(target).partition("?")[0] in _OPT_OUT_PATHS
+
+
 def parse(target: str) -> SyncCall | Malformed:
-    """A target that `is_sync_call` -> SyncCall. Unknown parameters are ignored, but must be well encoded.
+    """A target that `is_sync_call` or `is_opt_out`. Unknown parameters are ignored, but must be well encoded.
 
     A parameter that stands twice with one value counts once. With two values there is no telling which was meant, and
     proxies differ in which they take: the call is dropped. d_cid, d_cid_ic and d_sig may stand there several times.
@@ -83,7 +92,7 @@ def parse(target: str) -> SyncCall | Malformed:
     raw = local.removeprefix(_PATH_PREFIX) if in_path else query
     if reason := _ambiguity(raw, in_path=in_path):
         return Malformed(reason)
-    values: dict[str, Any] = {"asks_id": path == _ID_PATH}
+    values: dict[str, Any] = {"asks_id": path == _ID_PATH, "is_image": path.endswith(".jpg")}
     repeated: list[tuple[str, str]] = []
     for part in filter(None, raw.split("&")):
         encoded_name, _, encoded_value = part.partition("=")

@@ -4,9 +4,12 @@ Order of the checks, where several would refuse:
 1. encoding (311): nothing else on a damaged call can be trusted;
 2. redir, d_cb, d_uuid, d_mid and the customer IDs, all faults told at once (400): a broken tag looks the same to every
    visitor. Customer IDs are judged one by one, and the good ones among them go on;
-3. consent (315): before any identity is looked at, so that a refused call neither mints, nor asks Audience Manager;
+3. a browser that has opted out (171), then consent (315): before any identity is looked at, so that a refused call
+   neither mints, nor asks Audience Manager;
 4. who asks: what a browser fetches for nobody yet, or a crawler, is answered and not stored;
 5. identity.
+Whether a customer or a device has opted out (171) only the store knows: of what is recorded it tells by itself, and
+where nothing is to be recorded it is asked, see `Admitted.work`.
 """
 
 import re
@@ -15,13 +18,14 @@ from typing import NamedTuple
 
 from idsync import consent, identity, ids, redirect, reply, visitors
 from idsync.call import Malformed, SyncCall
-from idsync.declared import Declared, declared
+from idsync.declared import Declared, customers_named, declared
 from idsync.outcomes import Fault, Outcome
 from idsync.reply import Reply
 from idsync.settings import Settings
 from idsync.signals import Signals
 from idsync.signature import Keys
-from idsync.store.base import Sync
+from idsync.store.base import Check, Sync
+from idsync.store.optouts import OptOut
 
 RETRY_AFTER_SECONDS = 10
 MID_DPID = 0
@@ -32,25 +36,27 @@ _NOT_KEPT = {
     Outcome.OVERLOADED: "nothing was stored: too many calls wait for the store; try again",
     Outcome.FAILED: "nothing was stored: the endpoint failed; try again",
 }
+_OPTED_OUT = Fault(Outcome.OPTED_OUT, "not stored: opted out")
 
 
 class Decided(NamedTuple):
     """`dpid`: the data source that the call names, known here or not; None where it names none.
 
-    `reasons`: the rules that customer IDs on the call break, see `ids`.
+    `reasons`: the rules that customer IDs on the call break, see `ids`. `opt_out` must be kept before the reply leaves.
     """
 
     outcome: Outcome
     reply: Reply
     dpid: int | None = None
     reasons: tuple[str, ...] = ()
+    opt_out: OptOut | None = None
 
 
 class Admitted(NamedTuple):
     """A call that may be stored: its IDs and its device for the store, the rest for `answer`.
 
     `uuid` is None where the device is not known; the store then takes the latest of these customers, else `fresh`, else
-    (where that is "") stores nothing.
+    (where that is "") stores nothing. With a `location` nothing is stored either: the visitor goes there first.
     """
 
     call: SyncCall
@@ -61,18 +67,29 @@ class Admitted(NamedTuple):
     fresh: str
     now: int
     sets_cookie: bool
+    location: str = ""
 
     @property
     def dpid(self) -> int | None:
         return self.declared[0].source.dpid if self.declared else None
 
-    def syncs(self) -> tuple[Sync, ...]:
-        """All of one device. An ECID is kept as if it were an ID of data source 0, which no call can name: it leads
-        back to the device when neither cookie nor UUID does.
-        """
+    def work(self) -> tuple[Sync, ...] | Check | None:
+        """What the store is to be asked: the syncs, all of one device; or only who has opted out; or nothing."""
         uuid, fresh, now = self.uuid, self.fresh, self.now
-        named = tuple([Sync(each.source.dpid, each.customer_id, uuid, fresh, now) for each in self.declared])
-        return (*named, Sync(MID_DPID, self.call.d_mid, uuid, fresh, now)) if self.call.d_mid else named
+        if self.location:
+            return Check(tuple(self._customers()), ())
+        if len(self.declared) == 1 and not self.call.d_mid:  # as it nearly always is
+            (each,) = self.declared
+            return (Sync(each.source.dpid, each.customer_id, uuid, fresh, now),)
+        syncs = tuple([Sync(dpid, customer_id, uuid, fresh, now) for dpid, customer_id in self._customers()])
+        return syncs or (Check((), (uuid,)) if uuid else None)
+
+    def _customers(self) -> list[tuple[int, str]]:
+        """An ECID is kept as if it were an ID of data source 0, which no call can name: it leads back to the device
+        when neither cookie nor UUID does.
+        """
+        named = [(each.source.dpid, each.customer_id) for each in self.declared]
+        return [*named, (MID_DPID, self.call.d_mid)] if self.call.d_mid else named
 
 
 def admit(
@@ -88,31 +105,48 @@ def admit(
     random bytes, for the UUID of an unknown customer.
     """
     if isinstance(call, Malformed):
-        return _refuse([Fault(Outcome.WRONGLY_ENCODED, call.reason)])
+        return refuse([Fault(Outcome.WRONGLY_ENCODED, call.reason)])
     good, id_faults = declared(call, signals, settings, keys, now=now)
     mints = settings.endpoint.identity == "mint"
     if not good and not id_faults and not (call.asks_id and (mints or call.d_uuid)):
         nothing = "there is no customer ID on the call; give dpid and dpuuid, or d_cid"
         id_faults = [Fault(Outcome.NO_CUSTOMER_ID, nothing)]
-    faults = _redirect_faults(call, settings) + _callback_faults(call) + _uuid_faults(call)
+    faults = call_faults(call, settings)
     if faults or (id_faults and not good):
-        return _refuse(faults + id_faults, _first_dpid(good, call))
+        return refuse(faults + id_faults, _first_dpid(good, call))
     dpid = _first_dpid(good, call)
     uuid = call.d_uuid
     if uuid is None and mints:
         uuid = identity.from_cookie(signals.cookie, settings.endpoint)
+    if identity.opted_out(signals.cookie, settings.endpoint):
+        return told(Outcome.OPTED_OUT, call, "", [_OPTED_OUT], dpid)
     if denied := _denied(call, signals, settings):
-        return _told(denied.outcome, call, "", [denied], dpid)
+        refused = told(denied.outcome, call, "", [denied], dpid)
+        asked = opt_out_of(call, signals, settings, now=now) if settings.privacy.optout_on_denial else None
+        return refused._replace(opt_out=asked)
     if nobody := _nobody(signals, settings):
-        return _told(nobody.outcome, call, uuid or "", [nobody, *id_faults], dpid)
-    if uuid is None and not mints and not call.asks_id:
+        return told(nobody.outcome, call, uuid or "", [nobody, *id_faults], dpid)
+    location = fresh = ""
+    if uuid is None and mints:
+        fresh = ids.uuid_from_bytes(entropy(ids.UUID_ENTROPY_BYTES))
+    elif uuid is None and not call.asks_id:
         location = identity.ask_audience_manager(call, good, settings.endpoint.public_url)
-        return Decided(
-            Outcome.UUID_ASKED, reply.redirect(location, _error_header(id_faults)), dpid, _reasons(id_faults)
-        )
-    fresh = ids.uuid_from_bytes(entropy(ids.UUID_ENTROPY_BYTES)) if uuid is None and mints else ""
     # A UUID that came in the URL is whoever's wrote the URL: it must not become this visitor's cookie.
-    return Admitted(call, signals, good, id_faults, uuid, fresh, now, sets_cookie=mints and call.d_uuid is None)
+    sets_cookie = mints and call.d_uuid is None
+    return Admitted(call, signals, good, id_faults, uuid, fresh, now, sets_cookie, location)
+
+
+def opt_out_of(call: SyncCall, signals: Signals, settings: Settings, *, now: int) -> OptOut | None:
+    """Everybody whom a call names, by customer IDs, UUID, ECID or cookie; None where that is nobody. A UUID on the call
+    stands for the device, in place of that of the cookie and of those linked to the customers.
+    """
+    customers, _ = customers_named(call, settings)
+    if call.d_mid:
+        customers.append((MID_DPID, call.d_mid))
+    uuid = call.d_uuid or identity.from_cookie(signals.cookie, settings.endpoint)
+    if not customers and not uuid:
+        return None
+    return OptOut(tuple(customers), (uuid,) if uuid else (), now, takes_devices=call.d_uuid is None)
 
 
 def deny(admitted: Admitted, faults: Sequence[Fault | None]) -> Admitted | Decided:
@@ -120,7 +154,7 @@ def deny(admitted: Admitted, faults: Sequence[Fault | None]) -> Admitted | Decid
     kept = [each for each, fault in zip(admitted.declared, faults, strict=True) if fault is None]
     told = [*admitted.faults, *dict.fromkeys(fault for fault in faults if fault is not None)]
     if not kept:
-        return _refuse(told, admitted.dpid)
+        return refuse(told, admitted.dpid)
     return admitted._replace(declared=kept, faults=told)
 
 
@@ -132,27 +166,37 @@ def answer(admitted: Admitted, outcome: Outcome, uuid: str, settings: Settings) 
     call, dpid = admitted.call, admitted.dpid
     if outcome in _NOT_KEPT:
         return not_kept(outcome, dpid)
+    if outcome is Outcome.OPTED_OUT:
+        return told(outcome, call, "", [_OPTED_OUT, *admitted.faults], dpid)
+    if admitted.location:
+        asking = reply.redirect(admitted.location, error_header(admitted.faults))
+        return Decided(Outcome.UUID_ASKED, asking, dpid, _reasons(admitted.faults))
     cookie = []
     if admitted.sets_cookie and uuid:
         cookie = [("Set-Cookie", identity.set_cookie(settings.endpoint, uuid, settings.store.mapping_ttl_days))]
     stored = len(admitted.declared) if uuid else 0
     if not stored:
         outcome = Outcome.UUID_TOLD
-    return _told(outcome, call, uuid, admitted.faults, dpid, stored=stored, extra=cookie)
+    return told(outcome, call, uuid, admitted.faults, dpid, stored=stored, extra=cookie)
 
 
 def not_kept(outcome: Outcome, dpid: int | None = None) -> Decided:
     """The reply when the sync reached neither store nor spool, or a defect of ours kept the call from being decided."""
-    return _refuse([Fault(outcome, _NOT_KEPT[outcome])], dpid, [("Retry-After", str(RETRY_AFTER_SECONDS))])
+    return refuse([Fault(outcome, _NOT_KEPT[outcome])], dpid, [("Retry-After", str(RETRY_AFTER_SECONDS))])
 
 
 def too_many(retry_after_seconds: int) -> Decided:
     """The reply to a client that calls too often."""
     fault = Fault(Outcome.RATE_LIMITED, "too many calls from this address; try again later")
-    return _refuse([fault], None, [("Retry-After", str(retry_after_seconds))])
+    return refuse([fault], None, [("Retry-After", str(retry_after_seconds))])
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def call_faults(call: SyncCall, settings: Settings) -> list[Fault]:
+    """What is wrong with a call whatever it names."""
+    return _redirect_faults(call, settings) + _callback_faults(call) + _uuid_faults(call)
 
 
 def _redirect_faults(call: SyncCall, settings: Settings) -> list[Fault]:
@@ -179,7 +223,7 @@ def _uuid_faults(call: SyncCall) -> list[Fault]:
 
 
 def _denied(call: SyncCall, signals: Signals, settings: Settings) -> Fault | None:
-    verdict = consent.verdict(call, signals.sec_gpc, settings.privacy.gdpr_default)
+    verdict = consent.verdict(call, signals.sec_gpc, settings.privacy)
     return None if verdict.allowed else Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
 
 
@@ -201,14 +245,14 @@ def _first_dpid(good: Sequence[Declared], call: SyncCall) -> int | None:
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def _refuse(faults: Sequence[Fault], dpid: int | None = None, extra: Sequence[tuple[str, str]] = ()) -> Decided:
+def refuse(faults: Sequence[Fault], dpid: int | None = None, extra: Sequence[tuple[str, str]] = ()) -> Decided:
     """JSON whatever the call asked for: an <img> shows nothing either way, and whoever looks wants to know why."""
     outcome = faults[0].outcome
-    document = reply.document(outcome.status, _document("", 0, faults), [*_error_header(faults), *extra])
+    document = reply.document(outcome.status, _document("", 0, faults), [*error_header(faults), *extra])
     return Decided(outcome, document, dpid, _reasons(faults))
 
 
-def _told(
+def told(
     outcome: Outcome,
     call: SyncCall,
     uuid: str,
@@ -218,26 +262,35 @@ def _told(
     stored: int = 0,
     extra: Sequence[tuple[str, str]] = (),
 ) -> Decided:
-    """The reply in the shape that the call asks for: redirect, else JSON, by itself or in a script, else pixel."""
-    headers = [*_error_header(faults), *extra]
+    """The reply in the shape that the call asks for."""
+    shaped = in_shape(call, uuid, _document(uuid, stored, faults), faults, extra)
+    return Decided(outcome, shaped, dpid, _reasons(faults))
+
+
+def in_shape(
+    call: SyncCall, uuid: str, document: Mapping[str, object], faults: Sequence[Fault], extra: Sequence[tuple[str, str]]
+) -> Reply:
+    """A redirect if the call gives one, else JSON, by itself or in a script, if it asks for that, else a pixel."""
+    headers = [*error_header(faults), *extra]
     if call.redir is not None:
-        told = reply.redirect(redirect.expand(call.redir, uuid, call.gdpr or "", call.gdpr_consent or ""), headers)
-    elif call.d_cb is not None:
-        told = reply.script(call.d_cb, _document(uuid, stored, faults), headers)
-    elif call.d_rtbd == "json" or call.asks_id:
-        told = reply.document(200, _document(uuid, stored, faults), headers)
-    else:
-        told = reply.pixel(200, headers)
-    return Decided(outcome, told, dpid, _reasons(faults))
+        return reply.redirect(redirect.expand(call.redir, uuid, call.gdpr or "", call.gdpr_consent or ""), headers)
+    if call.d_cb is not None:
+        return reply.script(call.d_cb, document, headers)
+    if call.d_rtbd == "json" or call.asks_id:
+        return reply.document(200, document, headers)
+    return reply.pixel(200, headers)
 
 
 def _document(uuid: str, stored: int, faults: Sequence[Fault]) -> dict[str, object]:
+    return {"uuid": uuid, "stored": stored, "errors": errors(faults)}
+
+
+def errors(faults: Sequence[Fault]) -> list[dict[str, object]]:
     """Code 0 stands for what Audience Manager's table has no code for."""
-    errors = [{"code": fault.outcome.code or 0, "msg": fault.message} for fault in faults]
-    return {"uuid": uuid, "stored": stored, "errors": errors}
+    return [{"code": fault.outcome.code or 0, "msg": fault.message} for fault in faults]
 
 
-def _error_header(faults: Sequence[Fault]) -> list[tuple[str, str]]:
+def error_header(faults: Sequence[Fault]) -> list[tuple[str, str]]:
     if not faults:
         return []
     codes = dict.fromkeys(str(fault.outcome.code) for fault in faults if fault.outcome.code is not None)

@@ -82,6 +82,21 @@ def declared(
     return list(good.values()), faults
 
 
+def customers_named(call: SyncCall, settings: Settings) -> tuple[list[tuple[int, str]], list[Fault]]:
+    """All customers (DPID, customer ID) that an opt-out names, and a fault for each ID that can be nobody's.
+
+    Whoever asks must prove nothing, and no limit applies: to store less is never an abuse of the person.
+    """
+    given, faults = _given(call)
+    customers: dict[tuple[int, str], None] = {}
+    for each in given:
+        source, ill = _known(each, settings)
+        faults += ill
+        if source is not None and not ill:
+            customers[source.dpid, each.customer_id] = None
+    return list(customers), faults
+
+
 def _given(call: SyncCall) -> tuple[list[_Given], list[Fault]]:
     given = []
     faults = []
@@ -111,6 +126,19 @@ def _given(call: SyncCall) -> tuple[list[_Given], list[Fault]]:
 def _judge(
     given: _Given, call: SyncCall, signals: Signals, settings: Settings, *, keys: Mapping[int, Keys], now: int
 ) -> Declared | list[Fault]:
+    source, faults = _known(given, settings)
+    if source is not None and source.denied:
+        faults.append(Fault(Outcome.DATA_SOURCE_DENIED, f"{given.place}: its data source takes no sync calls"))
+    if source is None or faults:
+        return faults
+    named = Declared(given.place, source, given.customer_id)
+    if not source.referers and source.signature == "off":
+        return named
+    return _unproven(named, call, signals, settings, keys=keys, now=now) or named
+
+
+def _known(given: _Given, settings: Settings) -> tuple[DataSource | None, list[Fault]]:
+    """The data source, and what is wrong with the ID by itself."""
     faults = []
     source, unknown = _source(given, settings)
     reason = ids.customer_id_fault(given.customer_id, source.id_rules if source else None)
@@ -119,14 +147,7 @@ def _judge(
         faults.append(Fault(outcome, f"{given.place}: {ids.EXPLANATIONS[reason]}", reason))
     if source is None:
         faults.append(Fault(Outcome.DATA_SOURCE_UNKNOWN, unknown))
-    elif source.denied:
-        faults.append(Fault(Outcome.DATA_SOURCE_DENIED, f"{given.place}: its data source takes no sync calls"))
-    if source is None or faults:
-        return faults
-    named = Declared(given.place, source, given.customer_id)
-    if not source.referers and source.signature == "off":
-        return named
-    return _unproven(named, call, signals, settings, keys=keys, now=now) or named
+    return source, faults
 
 
 def _unproven(

@@ -16,26 +16,43 @@ from idsync.declared import SEPARATOR, Declared
 from idsync.settings import Endpoint
 
 RETURN_MARK = "1"
+OPT_OUT_DAYS = 400  # the longest that browsers keep a cookie
+_OPTED_OUT = "optout"  # the cookie of a browser that has no UUID
 _AUDIENCE_MANAGER = "https://dpm.demdex.net/ibs:"
 _SECONDS_A_DAY = 86_400
 
 
 def from_cookie(header: str, endpoint: Endpoint) -> str | None:
     """The UUID in the Cookie header, or None. One that is malformed or stands there twice is no cookie of ours."""
-    name = _name(endpoint)
-    if len(header) == len(name) + 1 + ids.UUID_DIGITS and header.startswith(f"{name}="):  # as it nearly always is
-        values = [header[len(name) + 1 :]]
-    else:
-        values = _cookie(name).findall(header)
+    values = _values(header, endpoint)
     return values[0] if len(values) == 1 and ids.is_uuid(values[0]) else None
 
 
+def opted_out(header: str, endpoint: Endpoint) -> bool:
+    """Whether the Cookie header says that this browser opted out before it had a UUID."""
+    return _OPTED_OUT in header and _OPTED_OUT in _values(header, endpoint)
+
+
+def opt_out_cookie(endpoint: Endpoint, uuid: str | None) -> str:
+    """A Set-Cookie value that keeps a browser opted out: by its UUID, which the store knows as opted out, so that the
+    person can take it back; or by a mark that is the same for everybody.
+    """
+    return set_cookie(endpoint, uuid or _OPTED_OUT, OPT_OUT_DAYS)
+
+
 def set_cookie(endpoint: Endpoint, uuid: str, days: int) -> str:
-    """A Set-Cookie value. SameSite=None: the pixel is called from other sites. It lives as long as a mapping does."""
+    """A Set-Cookie value. SameSite=None: the pixel is called from other sites."""
     domain = f"; Domain={endpoint.cookie_domain}" if endpoint.cookie_domain else ""
     partitioned = "; Partitioned" if endpoint.cookie_partitioned else ""
     age = days * _SECONDS_A_DAY
     return f"{_name(endpoint)}={uuid}; Path=/{domain}; Max-Age={age}; Secure; HttpOnly; SameSite=None{partitioned}"
+
+
+def _values(header: str, endpoint: Endpoint) -> list[str]:
+    name = _name(endpoint)
+    if len(header) == len(name) + 1 + ids.UUID_DIGITS and header.startswith(f"{name}="):  # as it nearly always is
+        return [header[len(name) + 1 :]]
+    return _cookie(name).findall(header)
 
 
 def _name(endpoint: Endpoint) -> str:

@@ -7,6 +7,9 @@
 One thread writes: while a batch is under way the next one gathers, so batches grow with the load and a lone call waits
 for nobody. A store that failed is not asked again by a call, only by the drainer, once a second: the website must not
 wait for time-outs. Writes merge, so a batch of which nobody knows whether it arrived is simply written once more.
+
+An opt-out that the store did not take waits in the spool; as long as one does, every call goes there too, on all
+workers of this machine: the spool refuses whom the store would not yet.
 """
 
 import asyncio
@@ -24,7 +27,8 @@ from idsync.defects import log_defect
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.metrics import Metrics
 from idsync.outcomes import Outcome
-from idsync.store.base import Device, MappingStore, Sync
+from idsync.store.base import OPTED_OUT, Check, Device, MappingStore, Sync
+from idsync.store.optouts import OptOut
 from idsync.store.spool import Spool
 
 QUEUE_CALLS = 4_096  # a second of the highest load, which is how long a store may take to fail
@@ -37,13 +41,15 @@ log = logging.getLogger(__name__)
 
 
 # The syncs of one call, which are of one device: all have the same `uuid`, or none has one.
-Call = Sequence[Sync]
+Syncs = Sequence[Sync]
+Call = Syncs | Check
 
 
 class Recorded(NamedTuple):
     """What became of a call: all its syncs were stored or spooled under `uuid`, or none was.
 
-    `uuid` is empty then; and where the device is unknown and the call has no fresh UUID for it.
+    `uuid` is empty then; and where the device is unknown and the call has no fresh UUID for it. A check that finds
+    nobody opted out is UUID_TOLD. Of a call with several IDs none is stored when one of them is opted out.
     """
 
     outcome: Outcome
@@ -101,6 +107,21 @@ class Recorder:
         self._gathered.append(_Waiting(call, future))
         return await future
 
+    def opt_out(self, opt_out: OptOut) -> Recorded:
+        """From a thread: returns when the opt-out is durable, in the store or the spool, or refused."""
+        if not self._diverted():
+            try:
+                self._store.opt_out(opt_out)
+            except _AWAY as error:
+                self._failed(error)
+            else:
+                return Recorded(Outcome.STORED)
+        try:
+            self._spool.opt_out(opt_out)
+        except _AWAY:
+            return Recorded(Outcome.STORE_UNAVAILABLE)
+        return Recorded(Outcome.SPOOLED)
+
     def close(self) -> None:
         """Write what waits, then stop. A call that comes afterwards is refused."""
         with self._lock:
@@ -155,7 +176,7 @@ class Recorder:
     def _commit(self, calls: Sequence[Call]) -> list[Recorded]:
         try:
             self._metrics.queue(self._waiting)
-            if not self._away.is_set():
+            if not self._diverted():
                 start = time.perf_counter()
                 try:
                     uuids = record_calls(self._store, calls)
@@ -163,13 +184,13 @@ class Recorder:
                     self._failed(error)
                 else:
                     self._metrics.committed(len(calls), time.perf_counter() - start)
-                    return [Recorded(Outcome.STORED, uuid) for uuid in uuids]
+                    return _outcomes(calls, uuids, Outcome.STORED)
             try:
                 uuids = record_calls(self._spool, calls)
             except _AWAY:
                 return [Recorded(Outcome.STORE_UNAVAILABLE)] * len(calls)
             self._metrics.spooled(len(calls))
-            return [Recorded(Outcome.SPOOLED, uuid) for uuid in uuids]
+            return _outcomes(calls, uuids, Outcome.SPOOLED)
         except Exception as error:  # noqa: BLE001  a defect of ours must not leave every later call without an answer
             log_defect(error)
             return [Recorded(Outcome.FAILED)] * len(calls)
@@ -185,6 +206,15 @@ class Recorder:
         if pairs and self._loop is not None:
             with suppress(RuntimeError):  # a loop that is closed by now was given up with all its calls
                 self._loop.call_soon_threadsafe(_resolve, pairs)
+
+    def _diverted(self) -> bool:
+        """Whether the spool takes the calls: the store is away, or does not know yet of all opt-outs."""
+        if self._away.is_set():
+            return True
+        try:
+            return self._spool.opt_outs_wait()
+        except _AWAY:  # then it took none
+            return False
 
     def _failed(self, error: StoreUnavailable | StoreMisconfigured) -> None:
         self._metrics.store_failed()
@@ -224,10 +254,20 @@ class Recorder:
         return True
 
     def _empty(self) -> None:
-        """Oldest first, until nothing waits or the store fails. One process at a time: more would only collide."""
-        if not self._spool.oldest(1):
+        """Opt-outs, then mappings, oldest first, until nothing waits or the store fails. One process at a time: more
+        would only collide.
+        """
+        if not self._spool.opt_outs_wait() and not self._spool.oldest(1):
             return
         with self._spool.emptying() as alone:
+            while alone and not self._closing.is_set() and (waiting := self._spool.waiting_opt_outs(_DRAIN_CALLS)):
+                try:
+                    for opt_out in waiting:
+                        self._store.opt_out(opt_out)
+                except _AWAY as error:
+                    self._failed(error)
+                    return
+                self._spool.opt_outs_taken(waiting)
             while alone and not self._closing.is_set() and (syncs := self._spool.oldest(_DRAIN_CALLS)):
                 try:
                     self._store.record(syncs)
@@ -239,30 +279,75 @@ class Recorder:
 
 
 def record_calls(store: MappingStore, calls: Sequence[Call]) -> list[str]:
-    """Record all syncs of all calls; the UUID of each call.
+    """Record all syncs of all calls; of each call the UUID, or OPTED_OUT. A check comes to OPTED_OUT or "".
 
     Where a call has several customers and no UUID, all get that of the customer whose device was seen last, or else a
     fresh one: its sync goes first and settles the UUID for the others.
     """
     if all(len(call) == 1 for call in calls):
-        return _each_answered([sync for (sync,) in calls], store.record([sync for (sync,) in calls]))
+        syncs = [call[0] for call in calls if not isinstance(call, Check)]
+        return _each_answered(syncs, store.record(syncs))
+    out = _opted_out(store, calls)
+    due = {at: call for at, call in enumerate(calls) if not out[at] and not isinstance(call, Check)}
+    told = dict(zip(due, _record_several(store, list(due.values())), strict=True))
+    return [OPTED_OUT if out[at] else told.get(at, "") for at in range(len(calls))]
+
+
+def _opted_out(store: MappingStore, calls: Sequence[Call]) -> list[bool]:
+    """Which calls name anybody who is. A call of one sync is not asked for: the store tells as it records it."""
+    named = [(((), ()) if len(call) == 1 else _named(call)) for call in calls]
+    customers = [customer for each, _ in named for customer in each]
+    uuids = [uuid for _, each in named for uuid in each]
+    since = store.opted_out(customers, uuids) if customers or uuids else []
+    of_customers, of_uuids = iter(since[: len(customers)]), iter(since[len(customers) :])
+    found = [([next(of_customers) for _ in each], [next(of_uuids) for _ in devices]) for each, devices in named]
+    return [any(at is not None for at in (*each, *devices)) for each, devices in found]
+
+
+def _named(call: Call) -> Check:
+    if isinstance(call, Check):
+        return call
+    return Check(tuple((sync.dpid, sync.customer_id) for sync in call), (call[0].uuid,) if call[0].uuid else ())
+
+
+def _record_several(store: MappingStore, calls: Sequence[Syncs]) -> list[str]:
+    if not calls:
+        return []
     calls = [_leader_first(call, devices) for call, devices in zip(calls, _latest(store, calls), strict=True)]
     first = [call[:1] if call[0].uuid is None else call for call in calls]
     syncs = [sync for share in first for sync in share]
     settled = iter(_each_answered(syncs, store.record(syncs)))
-    uuids = [max(next(settled) for _ in share) for share in first]  # those of one call are alike
+    uuids = [_of_call([next(settled) for _ in share]) for share in first]
     followers = [
-        sync._replace(uuid=uuid)
-        for call, share, uuid in zip(calls, first, uuids, strict=True)
+        (at, sync._replace(uuid=uuid))
+        for at, (call, share, uuid) in enumerate(zip(calls, first, uuids, strict=True))
         for sync in call[len(share) :]
-        if uuid
+        if uuid not in {"", OPTED_OUT}
     ]
     if followers:
-        store.record(followers)
+        recorded = store.record([sync for _, sync in followers])
+        for (at, _), uuid in zip(followers, recorded, strict=True):
+            uuids[at] = _of_call([uuids[at], uuid])
     return uuids
 
 
-def _latest(store: MappingStore, calls: Sequence[Call]) -> Iterator[Sequence[Device | None]]:
+def _of_call(uuids: Sequence[str]) -> str:
+    """The syncs of one call are alike, but where somebody opted out just then."""
+    return OPTED_OUT if OPTED_OUT in uuids else uuids[0]
+
+
+def _outcomes(calls: Sequence[Call], uuids: Sequence[str], kept: Outcome) -> list[Recorded]:
+    return [
+        Recorded(Outcome.OPTED_OUT)
+        if uuid == OPTED_OUT
+        else Recorded(Outcome.UUID_TOLD)
+        if isinstance(call, Check)
+        else Recorded(kept, uuid)
+        for call, uuid in zip(calls, uuids, strict=True)
+    ]
+
+
+def _latest(store: MappingStore, calls: Sequence[Syncs]) -> Iterator[Sequence[Device | None]]:
     """For each call the latest device of each customer, where that is in question."""
     open_calls = [call if len(call) > 1 and call[0].uuid is None else () for call in calls]
     asked = [(sync.dpid, sync.customer_id) for call in open_calls for sync in call]
@@ -270,7 +355,7 @@ def _latest(store: MappingStore, calls: Sequence[Call]) -> Iterator[Sequence[Dev
     return ([next(found) for _ in call] for call in open_calls)
 
 
-def _leader_first(call: Call, devices: Sequence[Device | None]) -> Call:
+def _leader_first(call: Syncs, devices: Sequence[Device | None]) -> Syncs:
     known = [(device.last_seen, device.uuid, -at) for at, device in enumerate(devices) if device is not None]
     if not known:
         return call

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from idsync import call, config, decision, ids, reply, signature
+from idsync import call, config, decision, ids, optout, reply, signature
 from idsync.clients import RateLimit, TrustedProxies, client_address
 from idsync.decision import Admitted, Decided
 from idsync.defects import log_defect
@@ -86,18 +86,39 @@ class Service:
                 return decision.too_many(seconds)
             parsed = call.parse(target)
             admitted = decision.admit(parsed, signals, self.settings, self._keys, now=now, entropy=self._entropy)
-            return self._watch(admitted, client, now) if isinstance(admitted, Admitted) else admitted
+            # A call that goes to Audience Manager first is watched when it comes back.
+            if isinstance(admitted, Decided) or admitted.location:
+                return admitted
+            return self._watch(admitted, client, now)
         except Exception as error:  # noqa: BLE001  a server would log its text
             log_defect(error)
             return decision.not_kept(Outcome.FAILED)
 
     def answer(self, admitted: Admitted, recorded: Recorded) -> Decided:
         try:
-            uuid = recorded.uuid if recorded is not NOTHING_TO_RECORD else admitted.uuid or admitted.fresh
+            uuid = recorded.uuid if recorded.outcome is not Outcome.UUID_TOLD else admitted.uuid or admitted.fresh
             return decision.answer(admitted, recorded.outcome, uuid, self.settings)
         except Exception as error:  # noqa: BLE001  likewise
             log_defect(error)
             return decision.not_kept(Outcome.FAILED)
+
+    def opt_out(self, target: str, signals: Signals) -> Decided:
+        """An opt-out, from a thread: the reply leaves when it is kept."""
+        try:
+            asked = optout.ask(call.parse(target), signals, self.settings, now=self._clock())
+            if isinstance(asked, Decided):
+                return asked
+            decided = optout.answer(asked)
+            return self.keep(decided._replace(opt_out=asked.opt_out))
+        except Exception as error:  # noqa: BLE001  likewise
+            log_defect(error)
+            return decision.not_kept(Outcome.FAILED)
+
+    def keep(self, decided: Decided) -> Decided:
+        """From a thread: keep the opt-out that a decision comes with, if any."""
+        if decided.opt_out and self.recorder.opt_out(decided.opt_out).outcome is Outcome.STORE_UNAVAILABLE:
+            return decision.not_kept(Outcome.STORE_UNAVAILABLE, decided.dpid)
+        return decided
 
     def leave(self, decided: Decided, signals: Signals, seconds: float) -> Reply:
         """Count a decision, which took so long, and give the reply as this asker gets it."""

@@ -137,9 +137,12 @@ class Endpoint(Table):
 
 
 class Privacy(Table):
+    """`vendor_id` must have consent, and each of `purposes`, where the IAB's TCF is in force."""
+
     gdpr_default: Literal["applies", "does-not-apply"]
-    vendor_id: Annotated[int, Field(ge=1)] = 565
-    purposes: tuple[Annotated[int, Field(ge=1, le=24)], ...] = (1, 10)
+    vendor_id: Annotated[int, Field(ge=1, le=65_535)] = 565
+    purposes: Annotated[tuple[Annotated[int, Field(ge=1, le=24)], ...], Field(min_length=1)] = (1, 10)
+    optout_on_denial: bool = False
 
 
 class Abuse(Table):
@@ -234,12 +237,21 @@ class S3Destination(Table):
 Destination = Annotated[DirectoryDestination | S3Destination, Field(discriminator="kind")]
 
 
+def _within_run(days: int, info: ValidationInfo) -> int:
+    """What lies in a run's folder goes with it at the latest."""
+    if days > info.data.get("keep_runs_days", days):
+        raise ValueError("must not be more than keep_runs_days: it lies in the folder of its run")
+    return days
+
+
 class Reconcile(Table):
     """Where the job keeps its ledger, run folders and held records, for how long, and how much memory a join takes."""
 
     state_dir: ConfigPath = Field(default=Path("var/reconcile"), validate_default=True)
     memory_limit: Annotated[str, AfterValidator(_memory)] = "1300MB"
     keep_runs_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    keep_rejects_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 30
+    keep_files_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 7
 
 
 class Settings(Table):

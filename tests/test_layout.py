@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = [
-    *("idsync/ids.py", "idsync/call.py", "idsync/consent.py", "idsync/redirect.py", "idsync/decision.py"),
+    *("idsync/ids.py", "idsync/call.py", "idsync/redirect.py", "idsync/decision.py"),
+    *("idsync/consent/bits.py", "idsync/consent/gpp.py", "idsync/consent/signals.py", "idsync/consent/tcf.py"),
+    "idsync/consent/us.py",
     *("idsync/identity.py", "idsync/outcomes.py", "idsync/reply.py", "idsync/store/codec.py", "idsync/signature.py"),
     *("idsync/declared.py", "idsync/signals.py", "idsync/visitors.py", "idsync/personal.py", "idsync/placeholders.py"),
     "idsync/tag.py",

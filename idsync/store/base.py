@@ -35,6 +35,15 @@ class Sync(NamedTuple):
     seen: int
 
 
+class Check(NamedTuple):
+    """In place of syncs, where nothing is to be stored: who must not have opted out, customers (DPID, customer ID) and
+    UUIDs.
+    """
+
+    customers: tuple[tuple[int, str], ...]
+    uuids: tuple[str, ...]
+
+
 class Device(NamedTuple):
     uuid: str
     last_seen: int
@@ -102,7 +111,9 @@ class MappingStore(Protocol):
         """See above; the number of mappings removed. Can be repeated: the first time stays the time of it."""
 
     def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
-        """Reverse opt-outs; how many there were. What was removed is not brought back."""
+        """Reverse opt-outs; how many there were. A device that went along with a customer comes back with it, unless it
+        was opted out on its own account too. What was removed is not brought back.
+        """
 
     def opted_out(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> list[int | None]:
         """Since when each is opted out, customers first; None for those that are not."""

@@ -35,20 +35,23 @@ class OptOut(NamedTuple):
 
 
 class Token(NamedTuple):
-    """`tail`: the last digits of a device's UUID, by which whole columns are searched; "" of a customer."""
+    """`tail`: the last digits of a device's UUID, by which whole columns are searched; "" of a customer. `owner`: the
+    token of the customer whom a device goes along with; "" where it is opted out on its own account.
+    """
 
     name: str
-    tail: str
+    tail: str = ""
+    owner: str = ""
 
 
 def customer_token(dpid: int, customer_id: str) -> Token:
     digest = hashlib.sha1(f"{dpid}:{customer_id}".encode(), usedforsecurity=False).hexdigest()
-    return Token(f"{dpid}:{digest}", "")
+    return Token(f"{dpid}:{digest}")
 
 
-def device_token(uuid: str) -> Token:
+def device_token(uuid: str, owner: str = "") -> Token:
     digest = hashlib.sha1(bytes.fromhex(uuid), usedforsecurity=False).hexdigest()
-    return Token(f"uuid:{digest}", uuid[-TAIL_DIGITS:])
+    return Token(f"uuid:{digest}", uuid[-TAIL_DIGITS:], owner)
 
 
 class OptedOutDevices:

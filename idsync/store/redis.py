@@ -37,7 +37,7 @@ from idsync.store.optouts import OptedOutDevices, OptOut, Token
 
 META = "ids:meta"  # hash: the number of buckets, for ever
 DPIDS = "ids:dpids"  # set: the data sources that have buckets
-OPT_OUTS = "ids:out"  # hash: token → since when, and of a device the tail of its UUID; see `optouts`
+OPT_OUTS = "ids:out"  # hash: token → since when, tail and owner, with a blank between them; see `optouts`
 _CHECK = "ids:check"
 
 _PIPELINE = 512  # commands in flight: the server answers one share while the client reads the one before
@@ -115,6 +115,25 @@ for index = 2, #ARGV do
   end
 end
 return removed
+"""
+
+# KEYS: opt-outs. ARGV: token, since when, tail and owner. The first time stays; a device that went along with a
+# customer and is then opted out on its own account has no owner any more. Written even where nothing changes, as WAIT
+# answers for writes alone.
+_NOTE = """
+local held, since, rest = redis.call('HGET', KEYS[1], ARGV[1]), ARGV[2], ARGV[3]
+if held then
+  since = string.match(held, '^%d+')
+  if string.match(rest, ' $') == nil then rest = string.sub(held, #since + 2) end
+end
+return redis.call('HSET', KEYS[1], ARGV[1], since .. ' ' .. rest)
+"""
+
+# KEYS: opt-outs. ARGV: token, owner. Removes a device that is still its owner's.
+_RELEASE = """
+local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if string.sub(held, -#ARGV[2]) ~= ARGV[2] then return 0 end
+return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 
 # KEYS: bucket. ARGV: customer ID. Removes the customer; returns the entries that there were.
@@ -266,20 +285,22 @@ class RedisStore:
         with self._errors():
             names = [(dpid, customer_id.encode()) for dpid, customer_id in opt_out.customers]
             held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
-            known = self._last_linked(held, opt_out)
-            tokens = optouts.tokens_of(opt_out.customers, (*opt_out.uuids, *known))
-            self._note(tokens, opt_out.at)
+            along = self._last_linked(held, opt_out)
+            self._note([*optouts.tokens_of(opt_out.customers, opt_out.uuids), *along], opt_out.at)
             taken = self._pipeline(
                 [("EVALSHA", _sha(_TAKE), 1, self._key(dpid, name), name) for dpid, name in names], self._replicas
             )
-            late = set(self._last_linked(taken, opt_out)) - set(known)  # synced while we looked
-            self._note([optouts.device_token(uuid) for uuid in late], opt_out.at)
+            # those that were synced while we looked
+            self._note([token for token in self._last_linked(taken, opt_out) if token not in along], opt_out.at)
         return sum(len(value) for value in taken) // codec.ENTRY_BYTES
 
     def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
-        tokens = optouts.tokens_of(customers, uuids)
+        names = [token.name for token in optouts.tokens_of(customers, uuids)]
         with self._errors():
-            return sum(self._pipeline([("HDEL", OPT_OUTS, token.name) for token in tokens], self._replicas))
+            owned = [(token.name, token.owner) for token, _ in self._all_opt_outs() if token.owner in names]
+            commands: list[Command] = [("HDEL", OPT_OUTS, name) for name in names]
+            commands += [("EVALSHA", _sha(_RELEASE), 1, OPT_OUTS, name, owner) for name, owner in owned]
+            return sum(map(int, self._pipeline(commands, self._replicas)))
 
     def opted_out(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> list[int | None]:
         with self._errors():
@@ -287,7 +308,7 @@ class RedisStore:
 
     def opt_outs(self) -> Mapping[str, int]:
         with self._errors():
-            return {name: since for name, since, _ in self._all_opt_outs()}
+            return {token.name: since for token, since in self._all_opt_outs()}
 
     def find(self, uuids: Sequence[str]) -> list[Pair]:
         wanted = pa.array(uuids, pa.string())
@@ -433,18 +454,22 @@ class RedisStore:
         since = dict(zip(uuids, self._since([optouts.device_token(uuid).name for uuid in uuids]), strict=True))
         return [[device for device in devices if since[device.uuid] is None] for devices in found]
 
-    def _last_linked(self, held: Sequence[bytes | None], opt_out: OptOut) -> list[str]:
-        """The latest device of each customer, opted out or not, if these are to go along."""
+    def _last_linked(self, held: Sequence[bytes | None], opt_out: OptOut) -> list[Token]:
+        """Of the latest device of each customer, opted out or not, if these are to go along."""
         if not opt_out.takes_devices:
             return []
-        first = [device for value in held if value for device in codec.unpack_devices(value[: codec.ENTRY_BYTES])]
-        return [device.uuid for device in first if device.last_seen > opt_out.at - self._lifetime]
+        horizon = opt_out.at - self._lifetime
+        found = []
+        for customer, value in zip(opt_out.customers, held, strict=True):
+            for device in codec.unpack_devices((value or b"")[: codec.ENTRY_BYTES]):
+                if device.last_seen > horizon:
+                    found.append(optouts.device_token(device.uuid, optouts.customer_token(*customer).name))
+        return found
 
     def _note(self, tokens: Sequence[Token], at: int) -> None:
-        """The first time stays. Written even so where replicas are waited for: see `_RECORD`."""
-        noted: list[Command] = [("HSETNX", OPT_OUTS, token.name, f"{at} {token.tail}") for token in tokens]
-        if self._replicas and noted:
-            noted.append(("INCR", _CHECK))
+        noted = [
+            ("EVALSHA", _sha(_NOTE), 1, OPT_OUTS, token.name, at, f"{token.tail} {token.owner}") for token in tokens
+        ]
         self._pipeline(noted, self._replicas)
 
     def _since(self, names: Sequence[str]) -> list[int | None]:
@@ -454,21 +479,21 @@ class RedisStore:
         (values,) = self._pipeline([("HMGET", OPT_OUTS, *names)])
         return [int(value.partition(b" ")[0]) if value else None for value in values]
 
-    def _all_opt_outs(self) -> Iterator[tuple[str, int, str]]:
-        """Each once (HSCAN may repeat itself): token, since when, tail."""
+    def _all_opt_outs(self) -> Iterator[tuple[Token, int]]:
+        """Each once (HSCAN may repeat itself), and since when."""
         cursor, seen = b"0", set()
         while True:
             ((cursor, flat),) = self._pipeline([("HSCAN", OPT_OUTS, cursor, "COUNT", _SCAN)])
             for name, value in zip(flat[::2], flat[1::2], strict=True):
                 if name not in seen:
                     seen.add(name)
-                    since, _, tail = value.decode().partition(" ")
-                    yield name.decode(), int(since), tail
+                    since, tail, owner = value.decode().split(" ")
+                    yield Token(name.decode(), tail, owner), int(since)
             if cursor == b"0":
                 return
 
     def _opted_out_devices(self) -> OptedOutDevices:
-        return OptedOutDevices(Token(name, tail) for name, _, tail in self._all_opt_outs() if tail)
+        return OptedOutDevices(token for token, _ in self._all_opt_outs() if token.tail)
 
     def _remove(self, shares: Mapping[str, Sequence[bytes]]) -> int:
         """By bucket: customer IDs and packed UUIDs by turns."""
@@ -690,4 +715,4 @@ def _batch(part: _Part, horizon: int, out: OptedOutDevices, *, latest_only: bool
 
 
 _RECORD_SHA = _sha(_RECORD)
-_SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _TAKE, _REMOVE, _READ)}
+_SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _NOTE, _RELEASE, _TAKE, _REMOVE, _READ)}

@@ -36,6 +36,11 @@ class Spool(SqliteStore):
         with self._using() as db:
             return bool(db.execute("SELECT EXISTS (SELECT 1 FROM waiting_opt_outs)").fetchone()[0])
 
+    def count_opt_outs(self) -> int:
+        """How many wait."""
+        with self._using() as db:
+            return int(db.execute("SELECT count(*) FROM waiting_opt_outs").fetchone()[0])
+
     def waiting_opt_outs(self, limit: int) -> list[OptOut]:
         """Some of those that wait, each of one ID."""
         with self._using() as db:
@@ -54,6 +59,16 @@ class Spool(SqliteStore):
         with self._writing() as db:
             db.executemany("DELETE FROM waiting_opt_outs WHERE dpid = ? AND id = ?", names)
             db.executemany("DELETE FROM opt_outs WHERE token = ?", [(token.name,) for token in tokens])
+
+    def erase(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
+        """Remove all that waits of these, whose opt-out the store has; how many mappings."""
+        names = [*customers, *((_OF_DEVICES, uuid) for uuid in uuids)]
+        with self._writing() as db:
+            db.executemany("DELETE FROM waiting_opt_outs WHERE dpid = ? AND id = ?", names)
+            query = "DELETE FROM mappings WHERE dpid = ? AND customer_id = ?"
+            removed = sum(db.execute(query, customer).rowcount for customer in customers)
+            removed += sum(db.execute("DELETE FROM mappings WHERE uuid = ?", (uuid,)).rowcount for uuid in uuids)
+        return removed
 
     def oldest(self, limit: int) -> list[Sync]:
         """What has waited longest, each with its UUID, oldest first."""
@@ -86,10 +101,10 @@ class Spool(SqliteStore):
             yield True
 
     def _opt_out(self, db: sqlite3.Connection, opt_out: OptOut) -> int:
-        """The last device that is linked here goes along as one of its own: the store may know another as the last."""
+        """The last device that is linked here goes along on its own account: the store may know another as the last."""
         rows = [(*each, opt_out.at, opt_out.takes_devices) for each in _names(opt_out)]
         if opt_out.takes_devices:
-            rows += [(_OF_DEVICES, uuid, opt_out.at, False) for uuid in self._last_linked(db, opt_out)]
+            rows += [(_OF_DEVICES, uuid, opt_out.at, False) for uuid in self._last_linked(db, opt_out) if uuid]
         db.executemany(_WAIT, rows)
         return super()._opt_out(db, opt_out)
 

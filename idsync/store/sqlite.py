@@ -38,7 +38,7 @@ _SCHEMA: tuple[str, ...] = (
         dpid INTEGER NOT NULL, customer_id TEXT NOT NULL, uuid TEXT NOT NULL, seen INTEGER NOT NULL,
         PRIMARY KEY (dpid, customer_id, uuid)) {KEYED}""",
     f"""CREATE TABLE IF NOT EXISTS opt_outs (
-        token TEXT PRIMARY KEY, tail TEXT NOT NULL, since INTEGER NOT NULL) {KEYED}""",
+        token TEXT PRIMARY KEY, tail TEXT NOT NULL, owner TEXT NOT NULL, since INTEGER NOT NULL) {KEYED}""",
     "CREATE TABLE IF NOT EXISTS checks (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL)",
 )
 _UPSERT = """
@@ -52,7 +52,10 @@ _EVICT = """
     DELETE FROM mappings WHERE dpid = ?1 AND customer_id = ?2 AND uuid NOT IN (
         SELECT uuid FROM mappings WHERE dpid = ?1 AND customer_id = ?2 ORDER BY seen DESC, uuid DESC LIMIT ?3)
 """
-_OPT_OUT = "INSERT INTO opt_outs VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_OPT_OUT = """
+    INSERT INTO opt_outs VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET owner = '' WHERE excluded.owner = ''
+"""
 _OPTED_OUT = "SELECT since FROM opt_outs WHERE token = ?"
 _ANY_OPT_OUT = "SELECT EXISTS (SELECT 1 FROM opt_outs)"
 # what may be of an opted-out device, by the tail of the UUID: to be looked at one by one
@@ -150,7 +153,7 @@ class SqliteStore:
             return self._opt_out(db, opt_out)
 
     def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
-        query = "DELETE FROM opt_outs WHERE token = ?"
+        query = "DELETE FROM opt_outs WHERE ?1 IN (token, owner)"
         with self._writing() as db:
             return sum(db.execute(query, (token.name,)).rowcount for token in optouts.tokens_of(customers, uuids))
 
@@ -212,18 +215,19 @@ class SqliteStore:
         return uuid
 
     def _opt_out(self, db: sqlite3.Connection, opt_out: OptOut) -> int:
-        if opt_out.takes_devices:
-            opt_out = opt_out._replace(uuids=(*opt_out.uuids, *self._last_linked(db, opt_out)))
         tokens = optouts.tokens_of(opt_out.customers, opt_out.uuids)
+        if opt_out.takes_devices:
+            owned = zip(tokens, self._last_linked(db, opt_out), strict=False)
+            tokens += [optouts.device_token(uuid, owner.name) for owner, uuid in owned if uuid]
         db.executemany(_OPT_OUT, [(*token, opt_out.at) for token in tokens])
         query = "DELETE FROM mappings WHERE dpid = ? AND customer_id = ?"
         return sum(db.execute(query, customer).rowcount for customer in opt_out.customers)
 
     def _last_linked(self, db: sqlite3.Connection, opt_out: OptOut) -> list[str]:
-        """The latest device of each customer, opted out or not."""
+        """The latest device of each customer, opted out or not; "" where there is none."""
         horizon = opt_out.at - self._lifetime
         found = [db.execute(f"{_DEVICES} LIMIT 1", (*customer, horizon)).fetchone() for customer in opt_out.customers]
-        return [uuid for uuid, _ in filter(None, found)]
+        return [row[0] if row else "" for row in found]
 
     def _visible(self, db: sqlite3.Connection, dpid: int, customer_id: str, now: int) -> Iterator[Device]:
         """The devices of a customer, latest first."""

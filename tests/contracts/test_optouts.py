@@ -142,14 +142,27 @@ def test_an_opt_out_can_be_repeated_and_keeps_its_first_time(store: MappingStore
 
 
 def test_an_opt_in_reverses_one_and_brings_nothing_back(store: MappingStore) -> None:
-    store.record([sync("c1", 1)])
+    store.record([sync("c1", 1), sync("c2", 2)])
     store.opt_out(out_of("c1"))
-    assert store.opt_in([(DPID, "c1"), (DPID, "c2")], []) == 1
+    store.opt_out(out_of("c2"))
+    assert store.opt_in([(DPID, "c1"), (DPID, "c3")], []) == 2  # with the device that went along
     assert store.devices(DPID, "c1", NOW) == []
-    assert store.record([sync("c1", 1), sync("c1", 2)]) == [OPTED_OUT, uuid(2)]
-    assert store.opt_in([], [uuid(1)]) == 1
-    assert store.record([sync("c1", 1)]) == [uuid(1)]
+    assert store.record([sync("c1", 1), sync("c1", 2)]) == [uuid(1), OPTED_OUT]
+    assert store.opt_in([], [uuid(2)]) == 1
+    assert store.record([sync("c1", 2), sync("c2", 2)]) == [uuid(2), OPTED_OUT]
+    assert store.opt_in([(DPID, "c2")], []) == 1
     assert store.opt_outs() == {}
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_a_device_opted_out_on_its_own_account_stays_so(store: MappingStore, *, own_first: bool) -> None:
+    store.record([sync("c1", 1)])
+    opt_outs = [out_of("c1"), out_of(devices=[1], at=NOW + 1)]
+    for opt_out in opt_outs[::-1] if own_first else opt_outs:
+        store.opt_out(opt_out)
+    assert store.opt_in([(DPID, "c1")], []) == 1
+    assert store.record([sync("c1", 1), sync("c1", 2)]) == [OPTED_OUT, uuid(2)]
+    assert store.opted_out([], [uuid(1)]) == [NOW + own_first]
 
 
 def test_many_opt_outs_are_told_each_once(store: MappingStore) -> None:
@@ -235,7 +248,8 @@ def test_any_order_of_syncs_and_opt_outs(store: MappingStore, script: list[tuple
     dpid = next(unused_dpids)
     base = dpid * 1000
     held: dict[str, dict[int, int]] = {"a": {}, "b": {}}
-    customers_out, devices_out = set(), set()
+    customers_out: set[object] = set()
+    devices_out: dict[int, str] = {}  # and with whom it went along
     for turn, (what, first, second) in enumerate(script):
         now, fresh = NOW + turn, base + 50 + turn
         if what == "sync":
@@ -253,19 +267,20 @@ def test_any_order_of_syncs_and_opt_outs(store: MappingStore, script: list[tuple
         elif what == "out":
             known = held[str(first)]
             if second and known:
-                devices_out.add(max(known, key=lambda each: known[each]))
+                devices_out.setdefault(max(known, key=lambda each: known[each]), str(first))
             store.opt_out(out_of(str(first), at=now, along=bool(second), dpid=dpid))
             customers_out.add(first)
             known.clear()
         elif what == "device-out":
             store.opt_out(OptOut((), (uuid(base + int(str(first))),), now, takes_devices=True))
-            devices_out.add(base + int(str(first)))
+            devices_out[base + int(str(first))] = ""
         elif what == "in":
             store.opt_in([(dpid, str(first))], [])
             customers_out.discard(first)
+            devices_out = {each: owner for each, owner in devices_out.items() if owner != first}
         elif what == "device-in":
             store.opt_in([], [uuid(base + int(str(first)))])
-            devices_out.discard(base + int(str(first)))
+            devices_out.pop(base + int(str(first)), None)
         else:
             store.sweep(now)
             held = {name: {each: at for each, at in of.items() if each not in devices_out} for name, of in held.items()}
@@ -342,7 +357,7 @@ def test_nothing_of_an_erased_id_is_left(kind: Kind, request: pytest.FixtureRequ
 
 def test_tokens_hold_no_id() -> None:
     assert customer_token(12345, "é").name == "12345:d523fe1e7c69870e2a3b103bb19bae72dc6cc4c5"
-    assert device_token("0" * 37 + "1") == ("uuid:acc50a2d1f13894d2d75fcb80dc1d9136005b029", "0" * 7 + "1")
+    assert device_token("0" * 37 + "1") == ("uuid:acc50a2d1f13894d2d75fcb80dc1d9136005b029", "0" * 7 + "1", "")
 
 
 def test_devices_are_found_in_slices() -> None:

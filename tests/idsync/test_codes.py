@@ -151,6 +151,14 @@ def test_311(site: Site) -> None:
     assert site.store.count(NOW) == {}
 
 
+def test_171(site: Site) -> None:
+    assert site.call("/demoptout?d_cid=12345%01hush") == (200, None)
+    assert site.call("/ibs:dpid=12345&dpuuid=hush") == (200, "171")
+    assert site.call("/ibs:dpid=12345&dpuuid=hush&redir=https%3A%2F%2Fdpm.demdex.net%2F") == (302, "171")
+    assert site.call(f"/ibs:{GOOD}&d_cid=12345%01hush") == (200, "171")
+    assert site.store.count(NOW) == {}
+
+
 def test_315(site: Site) -> None:
     assert site.call(f"/ibs:{GOOD}&gdpr=1") == (200, "315")
     assert site.call(f"/ibs:{GOOD}", sec_gpc="1") == (200, "315")

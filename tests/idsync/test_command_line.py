@@ -15,6 +15,7 @@ from idsync.decision import MID_DPID
 from idsync.service import milliseconds_now, open_spool
 from idsync.store import open_store
 from idsync.store.base import Sync
+from idsync.store.optouts import OptOut
 from tests.endpoint import run_idsync
 from tests.idsync.samples import OTHER_UUID, UUID, configuration, settings
 
@@ -46,7 +47,7 @@ def test_lookup(path: Path) -> None:
     now = milliseconds_now() // 1000 * 1000
     record(path, Sync(12345, "a&b", UUID, UUID, now - DAY), Sync(12345, "a&b", OTHER_UUID, UUID, now + 7))
     found = answer("lookup", "crm", "a&b", "--config", path)
-    assert list(found) == ["data_source", "dpid", "customer_id", "devices"]
+    assert list(found) == ["data_source", "dpid", "customer_id", "devices", "opted_out", "spooled", "job"]
     assert (found["data_source"], found["dpid"], found["customer_id"]) == ("crm", 12345, "a&b")
     assert [device["uuid"] for device in found["devices"]] == [OTHER_UUID, UUID]
     assert found["devices"][0]["last_seen"].endswith(".007Z")
@@ -95,36 +96,44 @@ def test_stats(path: Path) -> None:
         Sync(999, "c", UUID, UUID, now),
         Sync(MID_DPID, OTHER_UUID, UUID, UUID, now),
     )
-    nothing = {"customers": 0, "mappings": 0}
+    with closing(open_store(config.load(path).store)) as store:
+        store.opt_out(OptOut(((12345, "x"), (12345, "y"), (777, "x")), (EARLIER,), now, takes_devices=True))
+    nothing = {"customers": 0, "mappings": 0, "opt_outs": 0}
     assert answer("stats", "--config", path) == {
         "data_sources": [
-            {"name": "crm", "dpid": 12345, "customers": 2, "mappings": 3},
-            *({"name": source.name, "dpid": source.dpid, **nothing} for source in settings().data_sources[1:]),
-            {"name": None, "dpid": 999, "customers": 1, "mappings": 1},
+            {"name": "crm", "dpid": 12345, "customers": 2, "mappings": 3, "opt_outs": 2},
+            {"name": "shop", "dpid": 777, **nothing, "opt_outs": 1},
+            *({"name": source.name, "dpid": source.dpid, **nothing} for source in settings().data_sources[2:]),
+            {"name": None, "dpid": 999, "customers": 1, "mappings": 1, "opt_outs": 0},
         ],
         "customers": 3,
         "mappings": 4,
-        "spool": {"mappings": 0, "age_seconds": 0.0},
+        "opt_outs": {"customers": 3, "devices": 1},
+        "spool": {"mappings": 0, "age_seconds": 0.0, "opt_outs": 0},
     }
 
 
 def test_stats_of_the_spool(path: Path) -> None:
     with closing(open_spool(config.load(path))) as spool:
         spool.record([Sync(12345, "a", UUID, UUID, milliseconds_now() - 60_000)])
+        spool.opt_out(OptOut(((12345, "b"),), (UUID,), milliseconds_now(), takes_devices=True))
     waiting = answer("stats", "--config", path)["spool"]
-    assert waiting["mappings"] == 1
+    assert (waiting["mappings"], waiting["opt_outs"]) == (1, 2)
     assert 60 <= waiting["age_seconds"] < 120
 
 
 def test_sweep(path: Path) -> None:
     now = milliseconds_now()
     record(path, Sync(12345, "a", UUID, UUID, now), Sync(12345, "b", EARLIER, UUID, now - 121 * DAY))
-    assert answer("sweep", "--config", path) == {"removed": 1}
-    assert answer("sweep", "--config", path) == {"removed": 0}
+    assert answer("sweep", "--config", path) == {"removed": 1, "job": None}
+    assert answer("sweep", "--config", path) == {"removed": 0, "job": None}
     assert len(answer("lookup", "crm", "a", "--config", path)["devices"]) == 1
 
 
-COMMANDS = ("serve", "lookup crm a", "sign crm a", "stats", "sweep", "tag crm")
+COMMANDS = (
+    *("serve", "lookup crm a", "opt-out crm a", "opt-in crm a", "erase crm a", "sign crm a", "stats", "sweep"),
+    "tag crm",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -155,6 +164,10 @@ def test_wrong_configuration(command: str, tmp_path: Path) -> None:
         ["lookup"],
         ["lookup", "crm"],
         ["lookup", "crm", "a", "b"],
+        ["erase"],
+        ["erase", "crm"],
+        ["opt-out", "crm", "a", "--uuid", UUID],
+        ["opt-in", "--uuid"],
         ["stats", "--no-such-option"],
         ["serve", "--workers", "0"],
         ["serve", "--workers", "two"],
@@ -172,7 +185,7 @@ def test_wrong_bind(path: Path) -> None:
     assert "HOST:PORT" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["lookup crm a", "stats", "sweep"])
+@pytest.mark.parametrize("command", ["lookup crm a", "opt-out crm a", "opt-in crm a", "erase crm a", "stats", "sweep"])
 def test_store_out_of_reach(command: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IDSYNC_STORE__URL", "redis://someone:hunter2@127.0.0.1:1/0")
     done = run_idsync(*command.split(), "--config", path)
@@ -184,11 +197,11 @@ def test_store_out_of_reach(command: str, path: Path, monkeypatch: pytest.Monkey
 
 def test_the_configuration_is_found_by_variable_and_by_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IDSYNC_CONFIG", str(path))
-    assert answer("sweep") == {"removed": 0}
+    assert answer("sweep") == {"removed": 0, "job": None}
     monkeypatch.delenv("IDSYNC_CONFIG")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.chdir(path.parent)
-    assert answer("sweep") == {"removed": 0}
+    assert answer("sweep") == {"removed": 0, "job": None}
 
 
 def test_a_closed_pipe_is_no_error(path: Path) -> None:

@@ -12,7 +12,7 @@ from idsync.decision import Admitted, Decided
 from idsync.outcomes import Outcome
 from idsync.reply import PIXEL
 from idsync.signals import Signals
-from idsync.store.base import Sync
+from idsync.store.base import Check, Sync
 from tests.idsync.samples import ENTROPY, NOW, OTHER_UUID, UUID, settings
 
 FRESH = ids.uuid_from_bytes(ENTROPY)
@@ -58,7 +58,8 @@ def take(target: str, signals: Signals = Signals(), **options: str) -> Seen:  # 
     decided = decision.admit(parse(target), signals, chosen, {}, now=NOW, entropy=entropy)
     syncs: tuple[Sync, ...] = ()
     if isinstance(decided, Admitted):
-        syncs = decided.syncs()
+        work = decided.work()
+        syncs = () if work is None or isinstance(work, Check) else work
         decided = decision.answer(decided, Outcome.STORED, decided.uuid or decided.fresh, chosen)
     assert isinstance(decided, Decided)
     outcome, reply = decided.outcome, decided.reply

@@ -69,6 +69,10 @@ OTHER_TARGETS = [
     *("/", "/healthz", "/robots.txt", "/nothing", "/sync/", "/ibs", "/%69bs:dpid=1", "//ibs:dpid=1", "/sync"),
     *("/sync?", "/ibs:", "http://h/ibs:dpid=12345&dpuuid=absolute", "http://h", "/healthz?", "/healthz/../ibs:", "*"),
 ]
+OPT_OUTS = [
+    *("/demoptout.jpg", "/demoptout", "/demoptout?d_cid=12345%01customer-9&d_rtbd=json", "/demoptout?d_cid=999%01x"),
+    *(f"/demoptout?d_uuid={OTHER_UUID}&d_cb=f", "/demoptout?d_uuid=%zz", "/demoptout?redir=https%3A%2F%2Fevil.example"),
+]
 HEADERS = [
     *(
         [],
@@ -171,25 +175,25 @@ def play(base: Path, through: Callable[[Any], Any], store: Any = None, identity:
     with serving_in_process(base, store, **options) as service:
         answers = through(service)
         spooled = service._spool.oldest(CALLS)
+        waiting = service._spool.waiting_opt_outs(CALLS)
     with closing(open_store(settings(base).store)) as opened:
         mappings = [row for dpid in (12345, 777) for batch in opened.export(dpid, NOW) for row in batch.to_pylist()]
-    return answers, (mappings, spooled)
+        opt_outs = [*waiting, *opened.opt_outs()]
+    return answers, (mappings, spooled, opt_outs)
 
 
 class Away:
-    def record(self, _: object) -> list[str]:
+    def record(self, *_: object) -> list[str]:
         raise StoreUnavailable("away")
 
-    check = record
+    check = opt_out = opted_out = latest = record
 
     def close(self) -> None:
         pass
 
 
-@pytest.mark.parametrize("identity", ["mint", "audience-manager"])
-@pytest.mark.parametrize("store", [None, Away()], ids=["store", "spool"])
-def test_both_fronts_answer_alike(tmp_path: Path, identity: str, store: Any) -> None:
-    calls = corpus()
+def through_both(base: Path, calls: Sequence[Call], store: Any, identity: str) -> tuple[list[Seen], tuple[Any, ...]]:
+    """The answers, and what was kept; the same for both fronts."""
 
     def flask(service: Any) -> list[Seen]:
         app = create_app(service)
@@ -198,12 +202,31 @@ def test_both_fronts_answer_alike(tmp_path: Path, identity: str, store: Any) -> 
     def asgi(service: Any) -> list[Seen]:
         return through_asgi(Application(service), calls)
 
-    answers, kept = play(tmp_path / "flask", flask, store, identity)
-    answers_asgi, kept_asgi = play(tmp_path / "asgi", asgi, store, identity)
+    answers, kept = play(base / "flask", flask, store, identity)
+    answers_asgi, kept_asgi = play(base / "asgi", asgi, store, identity)
     for call, answer, answer_asgi in zip(calls, answers, answers_asgi, strict=True):
         assert answer_asgi == answer, call
     assert kept_asgi == kept
+    return answers, kept
+
+
+@pytest.mark.parametrize("identity", ["mint", "audience-manager"])
+@pytest.mark.parametrize("store", [None, Away()], ids=["store", "spool"])
+def test_both_fronts_answer_alike(tmp_path: Path, identity: str, store: Any) -> None:
+    answers, kept = through_both(tmp_path, corpus(), store, identity)
     assert sum(map(len, kept)) > 30
     statuses = [status for status, _, _ in answers]
     expected = (200, 204, 302, 400, 404, 405)
     assert {status: statuses.count(status) > 50 for status in expected} == dict.fromkeys(expected, True)
+
+
+@pytest.mark.parametrize("identity", ["mint", "audience-manager"])
+@pytest.mark.parametrize("store", [None, Away()], ids=["store", "spool"])
+def test_both_fronts_opt_out_alike(tmp_path: Path, identity: str, store: Any) -> None:
+    calls = corpus()[:600]
+    opt_outs: list[Call] = [("GET", target, headers) for target in OPT_OUTS for headers in HEADERS]
+    answers, kept = through_both(tmp_path, [*calls, *opt_outs, *calls], store, identity)
+    assert kept[2]
+    refused = [dict(headers).get("x-error", "").startswith("171") for _, headers, _ in answers]
+    assert sum(refused[: len(calls)]) == 0
+    assert sum(refused[-len(calls) :]) > 2

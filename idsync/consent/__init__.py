@@ -1,0 +1,5 @@
+"""Whether a call may be stored, by the privacy signals on it. Fails closed."""
+
+from idsync.consent.signals import Verdict, Word, verdict
+
+__all__ = ["Verdict", "Word", "verdict"]
