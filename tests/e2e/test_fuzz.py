@@ -29,7 +29,7 @@ PARAMETERS = [
     *("dpid", "dpuuid", "d_cid", "d_cid_ic", "d_uuid", "d_mid", "redir", "d_rtbd", "d_cb", "d_sig", "gdpr"),
     *("gdpr_consent", "gpp", "gpp_sid", "us_privacy", "idsync_return"),
 ]
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "type": "object",
     "required": ["uuid", "stored", "errors"],
     "additionalProperties": False,
@@ -59,6 +59,25 @@ def route(statuses: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
     return {"get": {"parameters": named + headers, "responses": statuses}}
 
 
+OPT_OUT = {
+    "description": "as a sentence, image, script or JSON",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["opted_out", "errors"],
+                "additionalProperties": False,
+                "properties": {
+                    "opted_out": {"type": "integer", "minimum": 0},
+                    "errors": ANSWER["properties"]["errors"],
+                },
+            }
+        },
+        "image/gif": {},
+        "text/javascript": {},
+        "text/plain": {},
+    },
+}
 TEXT_200 = {"description": "as text", "content": {"text/plain": {}}}
 SCHEMA = schemathesis.openapi.from_dict(
     {
@@ -68,6 +87,10 @@ SCHEMA = schemathesis.openapi.from_dict(
             **{
                 path: route({"200": TOLD, "302": {"description": "sent on"}, "400": JSON}, PARAMETERS)
                 for path in ("/sync", "/event", "/id")
+            },
+            **{
+                path: route({"200": OPT_OUT, "302": {"description": "sent on"}, "400": JSON}, PARAMETERS)
+                for path in ("/demoptout", "/demoptout.jpg")
             },
             "/healthz": route({"200": TEXT_200}, []),
             "/readyz": route({"200": {"description": "ready", "content": {"application/json": {}}}}, []),
@@ -106,6 +129,8 @@ TARGETS = [
     f"/sync?d_cid=12345%01{MARK}&d_cid_ic=acme-crm%01{MARK}%011&d_uuid={UUID}&d_mid={OTHER_UUID}",
     f"/id?dpid=12345&dpuuid={MARK}&redir=https%3A%2F%2Fdpm.demdex.net%2F%3Fu%3D%24%7BDD_UUID%7D{MARK}&d_cb={MARK}",
     f"/ibs:dpid=20915&dpuuid={MARK}&gdpr=1&gdpr_consent={MARK}&gpp={MARK}&us_privacy=1YNN&d_sig={MARK}.1.x",
+    f"/demoptout?d_cid=12345%01{MARK}&d_mid={OTHER_UUID}&redir=https%3A%2F%2Fdpm.demdex.net%2F{MARK}",
+    f"/demoptout.jpg?dpid=12345&dpuuid={MARK}&d_uuid={UUID}&d_rtbd=json&d_cb={MARK}",
     f"/idsync.js?data_source={MARK}",
     f"/{MARK}",
 ]
