@@ -19,7 +19,7 @@ from idsync.service import milliseconds_now, open_spool
 from idsync.settings import Endpoint, Settings
 from idsync.store import open_store
 from idsync.store.base import Count, MappingStore
-from idsync.store.spool import Spool
+from idsync.store.spool import Spool, Waiting
 
 _CSV_HELP = "All that a file names: columns data_source and customer_id, or uuid; - for standard input."
 
@@ -267,9 +267,7 @@ def _statistics(settings: Settings, counts: Mapping[int, Count], opt_outs: Mappi
 
 def _spooled(settings: Settings, now: int) -> dict[str, object]:
     with _spool_there(settings) as spool:
-        mappings, seconds = spool.waiting(now) if spool else (0, 0.0)
-        opt_outs = spool.count_opt_outs() if spool else 0
-    return {"mappings": mappings, "age_seconds": seconds, "opt_outs": opt_outs}
+        return (spool.waiting(now) if spool else Waiting(0, 0.0, 0))._asdict()
 
 
 @contextmanager

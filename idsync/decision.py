@@ -42,13 +42,15 @@ _OPTED_OUT = Fault(Outcome.OPTED_OUT, "not stored: opted out")
 class Decided(NamedTuple):
     """`dpid`: the data source that the call names, known here or not; None where it names none.
 
-    `reasons`: the rules that customer IDs on the call break, see `ids`. `opt_out` must be kept before the reply leaves.
+    `reasons`: the rules that customer IDs on the call break, see `ids`. `denial`: the word of the verdict, see `consent`,
+    where that is a no. `opt_out` must be kept before the reply leaves.
     """
 
     outcome: Outcome
     reply: Reply
     dpid: int | None = None
     reasons: tuple[str, ...] = ()
+    denial: str = ""
     opt_out: OptOut | None = None
 
 
@@ -120,10 +122,11 @@ def admit(
         uuid = identity.from_cookie(signals.cookie, settings.endpoint)
     if identity.opted_out(signals.cookie, settings.endpoint):
         return told(Outcome.OPTED_OUT, call, "", [_OPTED_OUT], dpid)
-    if denied := _denied(call, signals, settings):
-        refused = told(denied.outcome, call, "", [denied], dpid)
+    verdict = consent.verdict(call, signals.sec_gpc, settings.privacy)
+    if not verdict.allowed:
+        denied = Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
         asked = opt_out_of(call, signals, settings, now=now) if settings.privacy.optout_on_denial else None
-        return refused._replace(opt_out=asked)
+        return told(denied.outcome, call, "", [denied], dpid)._replace(denial=verdict.word, opt_out=asked)
     if nobody := _nobody(signals, settings):
         return told(nobody.outcome, call, uuid or "", [nobody, *id_faults], dpid)
     location = fresh = ""
@@ -220,11 +223,6 @@ def _uuid_faults(call: SyncCall) -> list[Fault]:
         if value is not None and not ids.is_uuid(value):
             faults.append(Fault(Outcome.UUID_INVALID, f"{name} must be {ids.UUID_DIGITS} decimal digits"))
     return faults
-
-
-def _denied(call: SyncCall, signals: Signals, settings: Settings) -> Fault | None:
-    verdict = consent.verdict(call, signals.sec_gpc, settings.privacy)
-    return None if verdict.allowed else Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
 
 
 def _nobody(signals: Signals, settings: Settings) -> Fault | None:

@@ -20,10 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from idsync import ids
+from idsync import consent, ids
 from idsync.errors import IdsyncError
 from idsync.outcomes import Outcome
 from idsync.settings import DataSource
+from idsync.store.spool import Waiting
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -51,13 +52,20 @@ class Metrics:
             for dpid, name in names.items()
         }
         self._refused_ids = {reason: families.refused_ids.labels(reason) for reason in ids.EXPLANATIONS}
+        self._denied_calls: dict[str, Counter] = {word: families.denied_calls.labels(word) for word in consent.DENIALS}
 
-    def called(self, outcome: Outcome, dpid: int | None, seconds: float, reasons: Sequence[str] = ()) -> None:
-        """A sync call was answered, `seconds` after it was read; `reasons`: the rules that IDs on it break."""
+    def called(
+        self, outcome: Outcome, dpid: int | None, seconds: float, reasons: Sequence[str] = (), denial: str = ""
+    ) -> None:
+        """A sync call was answered, `seconds` after it was read; `reasons`: the rules that IDs on it break; `denial`:
+        the word of a verdict that denies consent.
+        """
         (self._calls.get((outcome, dpid)) or self._calls[outcome, None]).inc()
         self._families.call_seconds.observe(seconds)
         for reason in reasons:
             self._refused_ids[reason].inc()
+        if denial:
+            self._denied_calls[denial].inc()
 
     def committed(self, calls: int, seconds: float) -> None:
         """The store took a batch."""
@@ -80,8 +88,8 @@ class Metrics:
         self._families.queue_calls.set(depth)
 
 
-def expose(spool: Callable[[], tuple[int, float]] | None) -> tuple[bytes, str]:
-    """Body and Content-Type of /metrics. `spool` gives the mappings that wait there and the age of the oldest in s."""
+def expose(spool: Callable[[], Waiting] | None) -> tuple[bytes, str]:
+    """Body and Content-Type of /metrics. `spool` tells what waits there."""
     from prometheus_client import CollectorRegistry, values
     from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
@@ -130,6 +138,7 @@ class _Families(NamedTuple):
     registry: "CollectorRegistry"
     calls: "Counter"
     refused_ids: "Counter"
+    denied_calls: "Counter"
     call_seconds: "Histogram"
     batch_calls: "Histogram"
     store_seconds: "Histogram"
@@ -153,6 +162,7 @@ def _families() -> _Families:
         own,
         Counter("idsync_calls", "Answered sync calls.", ("outcome", "data_source"), registry=own),
         Counter("idsync_refused_ids", "Customer IDs on calls, by the rule that they break.", ("reason",), registry=own),
+        Counter("idsync_denied_calls", "Calls without consent, by the signal that says so.", ("signal",), registry=own),
         Histogram("idsync_call_seconds", "From a sync call's arrival to its answer.", buckets=_FAST, registry=own),
         Histogram("idsync_batch_calls", "Calls that one write to the store held.", buckets=_BATCHES, registry=own),
         Histogram("idsync_store_seconds", "How long the store took for a batch.", buckets=_FAST, registry=own),
@@ -163,18 +173,19 @@ def _families() -> _Families:
     )
 
 
-def _of_the_spool(spool: Callable[[], tuple[int, float]] | None) -> Iterator["Metric"]:
+def _of_the_spool(spool: Callable[[], Waiting] | None) -> Iterator["Metric"]:
     """Asked at the scrape, as the spool is shared by all processes. One that can't be read is left out."""
     from prometheus_client.core import GaugeMetricFamily
 
     if spool is None:
         return
     try:
-        mappings, age = spool()
+        waiting = spool()
     except IdsyncError:
         return
-    yield GaugeMetricFamily("idsync_spool_mappings", "Mappings in the spool.", mappings)
-    yield GaugeMetricFamily("idsync_spool_age_seconds", "How long the oldest of them has waited.", age)
+    yield GaugeMetricFamily("idsync_spool_mappings", "Mappings in the spool.", waiting.mappings)
+    yield GaugeMetricFamily("idsync_spool_age_seconds", "How long the oldest of them has waited.", waiting.age_seconds)
+    yield GaugeMetricFamily("idsync_spool_opt_outs", "Opt-outs in the spool.", waiting.opt_outs)
 
 
 class _Collected:

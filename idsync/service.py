@@ -22,7 +22,7 @@ from idsync.settings import Settings
 from idsync.signals import Signals
 from idsync.store import DAY, open_store
 from idsync.store.base import MappingStore
-from idsync.store.spool import Spool
+from idsync.store.spool import Spool, Waiting
 
 METHODS = ("GET", "HEAD")
 NOTHING_TO_RECORD = Recorded(Outcome.UUID_TOLD)
@@ -122,7 +122,7 @@ class Service:
 
     def leave(self, decided: Decided, signals: Signals, seconds: float) -> Reply:
         """Count a decision, which took so long, and give the reply as this asker gets it."""
-        self.metrics.called(decided.outcome, decided.dpid, seconds, decided.reasons)
+        self.metrics.called(decided.outcome, decided.dpid, seconds, decided.reasons, decided.denial)
         origins = self.settings.endpoint.cors_origins
         return reply.with_cors(decided.reply, signals.origin, origins) if origins else decided.reply
 
@@ -139,14 +139,12 @@ class Service:
         if reason:
             state["reason"] = reason
         try:
-            mappings, age = self.spooled()
-            state["spool"] = {"mappings": mappings, "age_seconds": age}
+            state["spool"] = self.spooled()._asdict()
         except IdsyncError as error:
             state["spool"] = {"reason": config.mask(error.problem)}
         return reply.document(503 if reason else 200, state)
 
-    def spooled(self) -> tuple[int, float]:
-        """Mappings in the spool, and the seconds that the oldest has waited."""
+    def spooled(self) -> Waiting:
         return self._spool.waiting(self._clock())
 
     def close(self) -> None:

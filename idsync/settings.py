@@ -8,7 +8,7 @@ import re
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
@@ -193,6 +193,20 @@ class TraitRule(Table):
     otherwise: Literal["nothing", "remove"] = "nothing"
 
 
+def _not_overwriting(changes_only: bool, info: ValidationInfo) -> bool:
+    """An overwrite file replaces all traits of its users, and can remove none by name."""
+    if changes_only and info.data.get("mode", "sync") != "sync":
+        raise ValueError('needs mode = "sync"')
+    return changes_only
+
+
+def _of_changes(value: Any, info: ValidationInfo) -> Any:
+    """Only where it is known what was sent before can it be taken away."""
+    if value not in {False, "keep"} and not info.data.get("changes_only", True):
+        raise ValueError("needs changes_only = true")
+    return value
+
+
 class Feed(Table):
     name: Name
     data_source: str
@@ -205,7 +219,10 @@ class Feed(Table):
     devices: Literal["latest", "all"] = "latest"
     unmatched: Literal["hold", "drop", "emit"] = "hold"
     held_days: Annotated[int, Field(ge=1, le=3650)] = 120
-    changes_only: bool = False
+    changes_only: Annotated[bool, AfterValidator(_not_overwriting)] = False
+    vanished: Annotated[Literal["keep", "remove"], AfterValidator(_of_changes)] = "keep"
+    max_vanished: Annotated[float, Field(ge=0, le=1)] = 0.1
+    optout_removals: Annotated[bool, AfterValidator(_of_changes)] = False
     signals: tuple[SignalKey, ...] = ()
     trait_columns: tuple[Column, ...] = ()
     rules: tuple[TraitRule, ...] = ()
@@ -252,6 +269,7 @@ class Reconcile(Table):
     keep_runs_days: Annotated[int, Field(ge=1, le=3650)] = 30
     keep_rejects_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 30
     keep_files_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 7
+    keep_state_days: Annotated[int, Field(ge=1, le=3650)] = 365
 
 
 class Settings(Table):

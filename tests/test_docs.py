@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from idsync import errors, metrics, settings
 from idsync.outcomes import Outcome
+from idsync.store.spool import Waiting
 from reconcile import errors as reconcile_errors
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +89,7 @@ def test_every_outcome_of_a_call_is_in_the_readme() -> None:
 
 def test_every_metric_is_in_the_readme_with_its_type() -> None:
     metrics.Metrics([])
-    body, _ = metrics.expose(lambda: (0, 0.0))
+    body, _ = metrics.expose(lambda: Waiting(0, 0.0, 0))
     shown = dict(re.findall(r"^# TYPE (\S+) (\S+)$", body.decode(), re.MULTILINE))
     assert documented("### Metrics\n") == shown
 

@@ -6,7 +6,7 @@ heard: one that says no refuses, whatever another grants, and so does one that c
 """
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 from urllib.parse import unquote
 
 from idsync.call import SyncCall
@@ -15,20 +15,12 @@ from idsync.consent.bits import Unreadable
 from idsync.placeholders import holds_macro
 from idsync.settings import Privacy
 
-# Allowed: by consent, because no law that a signal knows of applies, because there is no signal. Refused: by the
-# signal of that name, as a signal that can't be read, as two that can't both be true, by privacy.gdpr_default.
-Word = Literal[
-    "granted",
-    "not-applicable",
-    "no-signal",
-    "gpc",
-    "gpp",
-    "tcf",
-    "us-privacy",
-    "unreadable",
-    "contradictory",
-    "default",
-]
+# By consent, because no law that a signal knows of applies, because there is no signal.
+Grant = Literal["granted", "not-applicable", "no-signal"]
+# By the signal of that name, as a signal that can't be read, as two that can't both be true, by privacy.gdpr_default.
+Denial = Literal["gpc", "gpp", "tcf", "us-privacy", "unreadable", "contradictory", "default"]
+DENIALS: tuple[Denial, ...] = get_args(Denial)
+Word = Grant | Denial
 # Verdicts by whole string: consent tools make one for each visitor and choice, and pages send it again and again.
 _CACHED = 4096
 

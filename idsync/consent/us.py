@@ -3,8 +3,9 @@
 https://github.com/InteractiveAdvertisingBureau/USPrivacy and, for the sections,
 https://github.com/InteractiveAdvertisingBureau/Global-Privacy-Platform/tree/main/Sections
 
-A section is a core, with a subsection after its dot where it has one. All of a core but its version is fields of two
-bits: 0 is "not applicable", 1 and 2 are two answers, 3 is not defined.
+A section is a core, and where its layout has one, a subsection after a dot: consent tools write it, and without it
+there would be no telling a section that was cut off at its dot, and so lost its Global Privacy Control. All of a core
+but its version is fields of two bits: 0 is "not applicable", 1 and 2 are two answers, 3 is not defined.
 """
 
 import re
@@ -33,7 +34,7 @@ _GPC = 1
 
 
 class _Layout(NamedTuple):
-    """`version` that the core begins with; `fields` after it. `after`: what may stand after the dot."""
+    """`version` that the core begins with; `fields` after it. `after`: what stands after the dot."""
 
     version: int
     fields: str
@@ -102,7 +103,9 @@ def section_refusal(section: int, text: str) -> str | None:
         raise Unreadable("has a section of an unknown version")
     reason = _fields(bits, layout.fields)
     bits.end(groups=False)
-    if not dot:
+    if bool(dot) != bool(layout.after):
+        raise Unreadable("has a subsection where there is none" if dot else "lacks a subsection")
+    if not layout.after:
         return reason
     bits = Bits(after)
     if layout.after == "gpc":
@@ -110,10 +113,8 @@ def section_refusal(section: int, text: str) -> str | None:
             raise Unreadable("has a subsection of an unknown type")
         if bits.flag():
             reason = reason or "carries Global Privacy Control"
-    elif layout.after == "sensitive":
-        _fields(bits, _sensitive(8))
     else:
-        raise Unreadable("has a subsection where there is none")
+        _fields(bits, _sensitive(8))
     bits.end(groups=False)
     return reason
 

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from idsync.store.base import Sync
 from idsync.store.optouts import OptOut, tokens_of
@@ -27,6 +28,14 @@ _WAIT = """
 """
 
 
+class Waiting(NamedTuple):
+    """`age_seconds`: since the oldest mapping was seen; 0 without one, and where the clock was set back since."""
+
+    mappings: int
+    age_seconds: float
+    opt_outs: int
+
+
 class Spool(SqliteStore):
     """See `base.MappingStore`; shared by all workers of an endpoint. What it is told to opt out waits for the store."""
 
@@ -35,11 +44,6 @@ class Spool(SqliteStore):
     def opt_outs_wait(self) -> bool:
         with self._using() as db:
             return bool(db.execute("SELECT EXISTS (SELECT 1 FROM waiting_opt_outs)").fetchone()[0])
-
-    def count_opt_outs(self) -> int:
-        """How many wait."""
-        with self._using() as db:
-            return int(db.execute("SELECT count(*) FROM waiting_opt_outs").fetchone()[0])
 
     def waiting_opt_outs(self, limit: int) -> list[OptOut]:
         """Some of those that wait, each of one ID."""
@@ -81,11 +85,11 @@ class Spool(SqliteStore):
         with self._writing() as db:
             db.executemany(_TAKEN, [(sync.dpid, sync.customer_id, sync.uuid, sync.seen) for sync in syncs])
 
-    def waiting(self, now: int) -> tuple[int, float]:
-        """How many mappings, and the seconds since the oldest was seen; 0 where the clock was set back since."""
+    def waiting(self, now: int) -> Waiting:
         with self._using() as db:
             mappings, oldest = db.execute("SELECT count(*), min(seen) FROM mappings").fetchone()
-        return mappings, 0.0 if oldest is None else max(now - oldest, 0) / 1000
+            (opt_outs,) = db.execute("SELECT count(*) FROM waiting_opt_outs").fetchone()
+        return Waiting(mappings, 0.0 if oldest is None else max(now - oldest, 0) / 1000, opt_outs)
 
     @contextmanager
     def emptying(self) -> Iterator[bool]:

@@ -1,4 +1,8 @@
-"""Whatever our readers grant, the IAB Tech Lab's own decoders grant too; on whole strings the two agree both ways."""
+"""Whatever our readers grant, the IAB Tech Lab's own decoders grant too; on whole strings the two agree both ways.
+
+Whole is a string with every subsection that its sections have. Without one, the IAB's decoders take it that the
+visitor said nothing there; ours can't tell that from a string that was cut off, and refuse.
+"""
 
 import json
 import random
@@ -13,7 +17,18 @@ import pytest
 from idsync.consent import gpp, tcf
 from idsync.consent.bits import Unreadable
 from tests.idsync.consent_published import GPP, TCF
-from tests.idsync.consent_strings import PURPOSES, VENDOR, mutated, random_gpp, random_tc
+from tests.idsync.consent_strings import (
+    PURPOSES,
+    US_FIELDS,
+    VENDOR,
+    WITHOUT_SUBSECTION,
+    mutated,
+    random_gpp,
+    random_tc,
+    us,
+    us_values,
+)
+from tests.idsync.consent_strings import gpp as gpp_text
 from tests.npm import Package, unpacked
 
 TCF_DECODER = Package(
@@ -86,6 +101,18 @@ def test_both_say_the_same_of_whole_strings(decoders: Sequence[Path]) -> None:
     assert min(tally[kind, answer] for kind in (True, False) for answer in ("grants", "refuses")) > WHOLE / 5
 
 
+def test_they_grant_what_lacks_a_subsection_and_we_refuse_it(decoders: Sequence[Path]) -> None:
+    def made(section: int, version: int, after: str | None) -> Case:
+        text = us(section, us_values(section, version), version=version, after=after)
+        return Case(gpp_text({section: text}), str(section))
+
+    layouts = [layout for layout in US_FIELDS if layout[0] not in WITHOUT_SUBSECTION]
+    whole, lacking = ([made(*layout, after) for layout in layouts] for after in (None, ""))
+    assert [case for case in whole if not ours(case)] == []
+    assert [case for case in lacking if ours(case)] == []
+    assert theirs(decoders, [*whole, *lacking]) == ["grants"] * 2 * len(layouts)
+
+
 def test_what_we_grant_of_damaged_strings_they_grant(decoders: Sequence[Path]) -> None:
     chance = random.Random(SEED)
     cases = [case._replace(text=mutated(chance, case.text)) for case in whole() for _ in range(MUTATIONS)]
@@ -109,5 +136,6 @@ def test_published_strings(decoders: Sequence[Path]) -> None:
     cases = [Case(each.text, "", each.vendor, each.purposes) for each in TCF]
     cases += [Case(each.text, each.sid) for each in GPP]
     granted = [each.granted for each in TCF] + [each.granted for each in GPP]
-    assert [ours(case) for case in cases] == granted
+    readable = [True] * len(TCF) + [each.unreadable is None for each in GPP]
+    assert [ours(case) for case in cases] == [yes and read for yes, read in zip(granted, readable, strict=True)]
     assert [answer == "grants" for answer in theirs(decoders, cases)] == granted

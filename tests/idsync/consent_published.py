@@ -23,10 +23,13 @@ class PublishedTc(NamedTuple):
 
 
 class PublishedGpp(NamedTuple):
+    """`granted`: by what it says. `unreadable`: why we refuse it all the same, or None."""
+
     source: str
     text: str
     sid: str
     granted: bool
+    unreadable: str | None = None
 
 
 _RESTRICTED = (
@@ -65,20 +68,26 @@ TCF = [
 
 # What these have in them, as the tests of each section say; the headers before them are DBABLA and the like.
 GPP = [
-    PublishedGpp(f"{_GPP_TESTS}/{file}", text, sid, granted)
-    for file, text, sid, granted in [
-        ("GppModel.test.ts", "DBABTA~1YNN", "6", True),
-        ("GppModel.test.ts", "DBABTA~1YYN", "6", False),
-        ("GppModel.test.ts", "DBACNYA~CPSG_8APSG_8ANwAAAENAwCAAAAAAAAAAAAAAAAAAAAA.QAAA.IAAA~1YNN", "6", True),
-        ("GppModel.test.ts", "DBACNYA~CPSG_8APSG_8ANwAAAENAwCAAAAAAAAAAAAAAAAAAAAA.QAAA.IAAA~1YNN", "2", False),
-        ("GppModel.test.ts", "DBABLA~BVQqAAAAAgA.QA", "7", True),
-        ("GppModel.test.ts", "DBABLA~CAAAAAAAAABA.QA", "7", True),
-        ("encoder/section/UsNat.test.ts", "DBABLA~CAAAAAAAAABA", "7", True),
-        ("encoder/section/UsNat.test.ts", "DBABLA~CVVVkkkkkpFY.YA", "7", False),
-        ("encoder/section/UsNat.test.ts", "DBABLA~BAAAVVVVUQA.QA", "7", False),
-        ("encoder/section/UsCa.test.ts", "DBABBg~BAAAAABA.QA", "8", True),
-        ("encoder/section/UsCa.test.ts", "DBABBg~BVWSSSVY.YA", "8", False),
-        ("encoder/section/UsMn.test.ts", "DBABIYA~BAAAAAQA.QA", "23", True),
-        ("encoder/section/UsMn.test.ts", "DBABIYA~BVWSSVWA.YA", "23", False),
-    ]
+    # Made to have no Global Privacy Control; one that had it and was cut off at its dot would look the same.
+    PublishedGpp(
+        *(f"{_GPP_TESTS}/encoder/section/UsNat.test.ts", "DBABLA~CAAAAAAAAABA", "7", True),
+        unreadable="lacks a subsection",
+    ),
+    *(
+        PublishedGpp(f"{_GPP_TESTS}/{file}", text, sid, granted)
+        for file, text, sid, granted in [
+            ("GppModel.test.ts", "DBABTA~1YNN", "6", True),
+            ("GppModel.test.ts", "DBABTA~1YYN", "6", False),
+            ("GppModel.test.ts", "DBACNYA~CPSG_8APSG_8ANwAAAENAwCAAAAAAAAAAAAAAAAAAAAA.QAAA.IAAA~1YNN", "6", True),
+            ("GppModel.test.ts", "DBACNYA~CPSG_8APSG_8ANwAAAENAwCAAAAAAAAAAAAAAAAAAAAA.QAAA.IAAA~1YNN", "2", False),
+            ("GppModel.test.ts", "DBABLA~BVQqAAAAAgA.QA", "7", True),
+            ("GppModel.test.ts", "DBABLA~CAAAAAAAAABA.QA", "7", True),
+            ("encoder/section/UsNat.test.ts", "DBABLA~CVVVkkkkkpFY.YA", "7", False),
+            ("encoder/section/UsNat.test.ts", "DBABLA~BAAAVVVVUQA.QA", "7", False),
+            ("encoder/section/UsCa.test.ts", "DBABBg~BAAAAABA.QA", "8", True),
+            ("encoder/section/UsCa.test.ts", "DBABBg~BVWSSSVY.YA", "8", False),
+            ("encoder/section/UsMn.test.ts", "DBABIYA~BAAAAAQA.QA", "23", True),
+            ("encoder/section/UsMn.test.ts", "DBABIYA~BVWSSVWA.YA", "23", False),
+        ]
+    ),
 ]

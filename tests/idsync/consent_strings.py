@@ -193,8 +193,9 @@ US_FIELDS: dict[tuple[int, int], str] = {
     (26, 1): f"{_LATER} KnownChildSensitiveDataConsents {_ADDED}",
     (27, 1): f"{_LATER} KnownChildSensitiveDataConsents {_ADDED}",
 }
-WITHOUT_GPC = frozenset({9, 11, 13, 25, 26, 27})
+WITHOUT_SUBSECTION = frozenset({9, 11, 13})
 WITH_SENSITIVE_SUBSECTION = frozenset({25, 26, 27})
+WITHOUT_GPC = WITHOUT_SUBSECTION | WITH_SENSITIVE_SUBSECTION
 
 
 def us_names(section: int, version: int = 1) -> list[str]:
@@ -218,10 +219,18 @@ def us_values(section: int, version: int = 1, **values: int) -> list[int]:
     return [granting.get(name, 0) for name in us_names(section, version)]
 
 
+def us_subsection(section: int) -> str:
+    """The bits of the one that its layout has, which says nothing: no Global Privacy Control, no sensitive data."""
+    if section in WITHOUT_SUBSECTION:
+        return ""
+    return number(0, 16) if section in WITH_SENSITIVE_SUBSECTION else GPC_OFF
+
+
 def us(section: int, values: Sequence[int], *, version: int = 1, after: str | None = None, unit: Unit = 8) -> str:
-    """`after`: the bits of a subsection, None for none."""
+    """`after`: the bits of a subsection; None for what `us_subsection` makes, "" to leave it out."""
     core = number(version, 6) + "".join(number(value, 2) for value in values)
-    return text_of(core, unit) + ("" if after is None else "." + text_of(after, unit))
+    after = us_subsection(section) if after is None else after
+    return text_of(core, unit) + ("." + text_of(after, unit) if after else "")
 
 
 def header(ids: Sequence[int], unit: Unit = 8) -> str:
@@ -283,9 +292,9 @@ def random_us(chance: random.Random, section: int) -> str:
             values[at] = chance.choice((1, 2) if name == "MspaCoveredTransaction" else (0, 1, 2))
     after = None
     if section in WITH_SENSITIVE_SUBSECTION:
-        after = chance.choice((None, "".join(number(chance.randrange(3), 2) for _ in range(8))))
+        after = "".join(number(chance.randrange(3), 2) for _ in range(8))
     elif section not in WITHOUT_GPC:
-        after = chance.choice((None, GPC_OFF, GPC_OFF, GPC_ON))
+        after = chance.choice((GPC_OFF, GPC_OFF, GPC_OFF, GPC_ON))
     return us(section, values, version=version, after=after, unit=chance.choice((6, 8)))
 
 

@@ -239,7 +239,7 @@ def test_readyz_tells_the_reason_but_no_password(error: Exception, tmp_path: Pat
     assert (status, document["ready"]) == (503, False)
     assert "store:6379" in document["reason"]
     assert b"hunter2" not in body
-    assert document["spool"] == {"mappings": 1, "age_seconds": 1.5}
+    assert document["spool"] == {"mappings": 1, "age_seconds": 1.5, "opt_outs": 0}
 
 
 def test_readyz_while_shutting_down(tmp_path: Path) -> None:

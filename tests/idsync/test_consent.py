@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idsync.call import Malformed, SyncCall, parse
-from idsync.consent import Verdict, Word, signals, verdict
+from idsync.consent import DENIALS, Verdict, Word, signals, verdict
+from idsync.consent.signals import Grant
 from idsync.consent.tcf import MAX_LENGTH
 from idsync.settings import Privacy
 from tests.idsync.consent_strings import GPC_ON, NEW, OLD, PURPOSES, VENDOR, Tc, gpp, us, us_values
@@ -20,6 +21,7 @@ CUT_OFF = "CPXxRfAPXxRfAAfKABENB"
 US = us(7, us_values(7))
 REFUSING_US = us(7, us_values(7, SaleOptOut=1))
 Default = Literal["applies", "does-not-apply"]
+WORDS = {*get_args(Grant), *DENIALS}
 
 
 def privacy(gdpr_default: Default = "does-not-apply", vendor_id: int = VENDOR) -> Privacy:
@@ -102,6 +104,10 @@ REFUSED: list[tuple[SyncCall, str, Word]] = [
     (with_gpp({7: US}, "\u0667"), "", "unreadable"),
     (with_gpp({7: REFUSING_US}, "7"), "", "gpp"),
     (with_gpp({7: us(7, us_values(7), after=GPC_ON)}, "7"), "", "gpp"),
+    (with_gpp({7: us(7, us_values(7), after="")}, "7"), "", "unreadable"),
+    (with_gpp({7: us(7, us_values(7), after="")}, "7", gdpr="0"), "", "unreadable"),
+    (with_gpp({7: us(7, us_values(7), after="")}, "-1"), "", "unreadable"),
+    (with_gpp({2: TC, 25: us(25, us_values(25), after="")}, "2"), "", "unreadable"),
     (with_gpp({2: REFUSING_TC}, "2"), "", "gpp"),
     (with_gpp({6: "1YYN"}, "6"), "", "gpp"),
     (with_gpp({5: CUT_OFF, 7: US}, "5"), "", "gpp"),
@@ -231,7 +237,7 @@ def test_a_signal_more_never_turns_a_no_into_a_yes(call: SyncCall) -> None:
 )
 def test_whatever_is_sent_the_reason_quotes_nothing_of_it(call: SyncCall) -> None:
     decided = verdict(call, "", privacy())
-    assert decided.word in get_args(Word)
+    assert decided.word in WORDS
     assert decided.reason in REASONS or all(
         value not in decided.reason for _, value in call.parameters() if len(value) > 2
     )
@@ -243,7 +249,7 @@ REASONS = {verdict(call, sec_gpc, privacy()).reason for call, sec_gpc, _ in [*OF
 
 def test_every_word_is_told_for_some_call() -> None:
     told = {verdict(call, sec_gpc, privacy()).word for call, sec_gpc, _ in [*OF_THE_GDPR, *OF_NO_GDPR, *REFUSED]}
-    assert told | {verdict(SyncCall(), "", privacy("applies")).word} == set(get_args(Word))
+    assert told | {verdict(SyncCall(), "", privacy("applies")).word} == WORDS
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """Nothing that was cut off, lengthened or misspelled grants; nor does a string in which one needed bit is flipped.
 
-What no reader can see: where a string ends at a dot, the segments after it are optional, and what is left is a string
-in full. So a cut that falls exactly there grants what the string before the dot grants. It takes with it nothing that
-the verdict rests on: the disclosed vendors are required of every string made since they are. And zeros that only fill
-up the last byte are not missed, because encoders differ in how many they write.
+What no reader can see: where a TC string ends at a dot, alone or as the last section of a GPP string, the segments
+after it are optional, and what is left is a string in full. So a cut that falls exactly there grants what the string
+before the dot grants. It takes with it nothing that the verdict rests on: the disclosed vendors are required of every
+string made since they are. A US section has no such place, because its subsection is required.
+
+And zeros that only fill up the last byte, or of a TC string the last group, are not missed, because encoders differ in
+how many they write: up to three characters of a TC string, and one of a GPP string that ends with Global Privacy
+Control or with Utah's section. In the others, no character is filling alone.
 """
 
 import random
@@ -18,19 +22,23 @@ from idsync.consent import tcf
 from idsync.consent.bits import Unreadable
 from tests.idsync.consent_strings import (
     ALPHABET,
-    GPC_OFF,
+    GPC_ON,
     NEW,
     OLD,
     PURPOSES,
+    US_FIELDS,
     VENDOR,
+    WITHOUT_GPC,
     Tc,
     Unit,
     bits_of,
     gpp,
+    header,
     random_gpp,
     random_tc,
     us,
     us_names,
+    us_subsection,
     us_values,
 )
 
@@ -38,6 +46,7 @@ FILLING = re.compile(r"A{1,3}")
 SEGMENTS = re.compile(r"A{0,3}(\.[A-Za-z0-9_-]*)+")
 OUTSIDE = "+/=%.~ \t\n\x00*,;\u00e9\uff21\u0410"
 SEEDS = st.integers(0, 2**32)
+UNITS: list[Unit] = [6, 8]
 
 
 def tc_grants(text: str) -> bool:
@@ -79,13 +88,55 @@ def test_no_tc_string_that_was_cut_off_grants(seed: int) -> None:
 MADE_NEW = tcf.read(Tc(created=NEW).text()).updated
 
 
+def granting_cuts(text: str, sid: str) -> list[str]:
+    return [text[:at] for at in range(len(text)) if gpp_grants(text[:at], sid)]
+
+
+TC_ALONE = {header([2], 6), header([2], 8)}
+
+
+@given(SEEDS, st.booleans())
+def test_no_gpp_string_that_was_cut_off_grants(seed: int, granting: bool) -> None:
+    """Whether it granted before or not, and whatever is in force."""
+    chance = random.Random(seed)
+    text, sid = next(
+        made
+        for made in iter(lambda: random_gpp(chance), None)
+        if made[0].partition("~")[0] not in TC_ALONE and gpp_grants(*made) is granting
+    )
+    for in_force in (sid, "-1"):
+        filled = text.endswith("A") and gpp_grants(text, in_force)
+        assert granting_cuts(text, in_force) in ([], [text[:-1]] if filled else [])
+
+
+UTAH = 11
+WITH_GPC = {section for section, _ in US_FIELDS} - WITHOUT_GPC
+WITH_FILLING = WITH_GPC | {UTAH}
+
+
+@pytest.mark.parametrize(
+    ("section", "version", "after"),
+    [(*layout, us_subsection(layout[0])) for layout in US_FIELDS]
+    + [(*layout, GPC_ON) for layout in US_FIELDS if layout[0] in WITH_GPC],
+)
+def test_which_gpp_strings_end_with_a_character_of_filling(section: int, version: int, after: str) -> None:
+    by_character, by_byte = (
+        gpp({6: "1YNN", section: us(section, us_values(section, version), version=version, after=after, unit=unit)})
+        for unit in UNITS
+    )
+    for sid, granted in ((str(section), after != GPC_ON), ("-1", True)):
+        assert gpp_grants(by_byte, sid) is gpp_grants(by_character, sid) is granted
+        assert granting_cuts(by_character, sid) == []
+        assert granting_cuts(by_byte, sid) == ([by_byte[:-1]] if granted and section in WITH_FILLING else [])
+    assert by_byte.endswith("A") or section not in WITH_FILLING
+
+
 @given(SEEDS)
-def test_no_gpp_string_that_was_cut_off_grants(seed: int) -> None:
-    text, sid = granting_gpp(seed)
-    for at in range(len(text)):
-        if gpp_grants(text[:at], sid):
-            assert FILLING.fullmatch(text[at:]) or SEGMENTS.fullmatch(text[at:])
-            assert text[:at].count("~") == text.count("~")
+def test_a_tc_string_in_a_gpp_string_is_cut_off_as_one_alone_is(seed: int) -> None:
+    text = granting_tc(seed)
+    before = header([2]) + "~"
+    alone = [before + text[:at] for at in range(len(text)) if tc_grants(text[:at])]
+    assert granting_cuts(before + text, "2") == alone
 
 
 @pytest.mark.parametrize("ranges", [False, True])
@@ -107,7 +158,7 @@ def test_no_segment_that_is_required_can_be_left_out(unit: Unit) -> None:
 
 
 def test_no_section_can_be_left_out() -> None:
-    national, state = us(7, us_values(7), after=GPC_OFF), us(8, us_values(8))
+    national, state = us(7, us_values(7)), us(8, us_values(8))
     text = gpp({7: national, 8: state})
     head = text.partition("~")[0]
     assert gpp_grants(text, "7")
@@ -161,8 +212,10 @@ def spelled(bits: str) -> str:
 
 @pytest.mark.parametrize("name", ["SaleOptOut", "SharingOptOut", "TargetedAdvertisingOptOut"])
 def test_every_needed_bit_of_a_us_section(name: str) -> None:
-    bits = bits_of(us(7, us_values(7)))
+    core, _, after = us(7, us_values(7)).partition(".")
+    bits = bits_of(core)
+    assert gpp_grants(gpp({7: f"{spelled(bits)}.{after}"}), "7")
     at = 6 + 2 * us_names(7).index(name)
     assert bits[at : at + 2] == "10"
     for answer in ("01", "11"):
-        assert not gpp_grants(gpp({7: spelled(bits[:at] + answer + bits[at + 2 :])}), "7")
+        assert not gpp_grants(gpp({7: f"{spelled(bits[:at] + answer + bits[at + 2 :])}.{after}"}), "7")

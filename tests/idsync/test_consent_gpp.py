@@ -16,6 +16,7 @@ from tests.idsync.consent_strings import (
     VENDOR,
     WITH_SENSITIVE_SUBSECTION,
     WITHOUT_GPC,
+    WITHOUT_SUBSECTION,
     Tc,
     Unit,
     fibonacci,
@@ -24,6 +25,7 @@ from tests.idsync.consent_strings import (
     number,
     text_of,
     us_names,
+    us_subsection,
     us_values,
 )
 from tests.idsync.consent_strings import us as us_text
@@ -32,6 +34,7 @@ TC = Tc().text()
 REFUSING_TC = Tc(purposes=()).text()
 CANADA = "BPSG_8APSG_8AAyACAENGdCgf_gfgAfgfgBhADVqxGAD0AILVgAA.fHHHA4444ao"
 LAYOUTS = pytest.mark.parametrize(("section", "version"), US_FIELDS)
+SUBDIVIDED = [(section, version) for section, version in US_FIELDS if section not in WITHOUT_SUBSECTION]
 UNITS: list[Unit] = [6, 8]
 
 
@@ -127,6 +130,22 @@ def test_unreadable(text: str, sid: str) -> None:
         read(text, sid, VENDOR, PURPOSES)
 
 
+def test_no_more_ids_are_made_of_a_header_than_there_are_sections() -> None:
+    """A few characters could list millions of them."""
+    bits = number(3, 6) + number(1, 6) + number(400, 12) + ("1" + fibonacci(1) + fibonacci(20_000)) * 400
+    with pytest.raises(Unreadable, match="lacks a section"):
+        read(f"{a_header(bits)}~{NATIONAL}", "7", VENDOR, PURPOSES)
+
+
+def test_a_string_is_so_long_at_most() -> None:
+    long = Tc(vendors=[VENDOR, 11_830], vendors_li=[11_830]).text()
+    text = gpp({2: long, 7: NATIONAL})
+    assert len(long) < MAX_LENGTH < len(text)
+    with pytest.raises(Unreadable, match="too long"):
+        read(text, "7", VENDOR, PURPOSES)
+    assert grants(gpp({2: long}), "2")
+
+
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +158,9 @@ def test_only_sections_in_force_count() -> None:
 
 
 def test_what_is_not_in_force_must_be_whole_all_the_same() -> None:
-    for broken in (gpp({2: TC[:-3], 7: NATIONAL}), gpp({7: NATIONAL, 8: section_text(8)[:-1]})):
+    assert section_text(8).endswith(".QA")
+    california = [section_text(8)[:-cut] for cut in (2, 3, 4)]
+    for broken in (gpp({2: TC[:-3], 7: NATIONAL}), *(gpp({7: NATIONAL, 8: each}) for each in california)):
         for sid in ("7", "-1"):
             with pytest.raises(Unreadable):
                 read(broken, sid, VENDOR, PURPOSES)
@@ -189,10 +210,41 @@ def test_what_grants(section: int, version: int, unit: Unit) -> None:
             )
 
 
-def afters(section: int) -> list[str | None]:
-    if section in WITH_SENSITIVE_SUBSECTION:
-        return [None, number(0, 16), "01" * 8]
-    return [None] if section in WITHOUT_GPC else [None, GPC_OFF]
+def afters(section: int) -> list[str]:
+    return [us_subsection(section), *(["01" * 8, "10" * 8] if section in WITH_SENSITIVE_SUBSECTION else [])]
+
+
+@pytest.mark.parametrize(("section", "version"), SUBDIVIDED)
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_lacks_its_subsection(section: int, version: int, unit: Unit) -> None:
+    """It may have been cut off, and with it a no: the rest of a section with one is what a section without it was."""
+    values = us_values(section, version)
+    lacking = us_text(section, values, version=version, after="", unit=unit)
+    for after in [*afters(section), *([] if section in WITHOUT_GPC else [GPC_ON])]:
+        assert us_text(section, values, version=version, after=after, unit=unit).partition(".")[0] == lacking
+    with pytest.raises(Unreadable, match=r"^lacks a subsection$"):
+        us.section_refusal(section, lacking)
+    for sections in ({section: lacking}, {2: TC, section: lacking}, {section: lacking, 63: CANADA}):
+        for sid in (str(section), "-1"):
+            with pytest.raises(Unreadable, match=r"^lacks a subsection$"):
+                read(gpp(sections), sid, VENDOR, PURPOSES)
+
+
+@pytest.mark.parametrize("section", WITHOUT_SUBSECTION)
+def test_a_subsection_where_there_is_none(section: int) -> None:
+    text = section_text(section)
+    assert "." not in text
+    assert us.section_refusal(section, text) is None
+    for after in (GPC_OFF, GPC_ON, number(0, 16), "0"):
+        with pytest.raises(Unreadable, match=r"^has a subsection where there is none$"):
+            us.section_refusal(section, us_text(section, us_values(section), after=after))
+    with pytest.raises(Unreadable, match=r"^has a subsection where there is none$"):
+        us.section_refusal(section, text + ".")
+
+
+def test_which_sections_have_a_subsection() -> None:
+    assert {section for section, layouts in us._SECTIONS.items() if not layouts[0].after} == WITHOUT_SUBSECTION
+    assert all(len({layout.after for layout in layouts}) == 1 for layouts in us._SECTIONS.values())
 
 
 def refused_answers(name: str) -> set[int]:
@@ -209,7 +261,7 @@ def test_every_answer_of_every_field(section: int, version: int) -> None:
             values = [*granting[:at], answer, *granting[at + 1 :]]
             text = us_text(section, values, version=version)
             if answer == 3 or (name == "MspaCoveredTransaction" and answer == 0):
-                with pytest.raises(Unreadable):
+                with pytest.raises(Unreadable, match="not defined"):
                     us.section_refusal(section, text)
             else:
                 refused = us.section_refusal(section, text) is not None
@@ -218,40 +270,55 @@ def test_every_answer_of_every_field(section: int, version: int) -> None:
 
 @LAYOUTS
 def test_global_privacy_control_in_a_section(section: int, version: int) -> None:
-    text = us_text(section, us_values(section, version), version=version)
-    if section in WITHOUT_GPC:
-        for after in (GPC_OFF, GPC_ON):
-            with pytest.raises(Unreadable):
-                us.section_refusal(section, f"{text}.{text_of(after, 8)}")
-    else:
-        assert us.section_refusal(section, f"{text}.{text_of(GPC_OFF, 8)}") is None
-        assert us.section_refusal(section, f"{text}.{text_of(GPC_ON, 8)}")
-        assert us.section_refusal(section, f"{text}.{text_of(GPC_ON, 6)}")
-        opted_out = us_text(section, us_values(section, version, SaleOptOut=1), version=version)
-        assert us.section_refusal(section, f"{opted_out}.{text_of(GPC_OFF, 8)}")
+    granting, opted_out = us_values(section, version), us_values(section, version, SaleOptOut=1)
+    for unit in UNITS:
+
+        def refusal(values: list[int], after: str, unit: Unit = unit) -> str | None:
+            return us.section_refusal(section, us_text(section, values, version=version, after=after, unit=unit))
+
+        if section in WITHOUT_GPC:
+            for after in (GPC_OFF, GPC_ON):
+                with pytest.raises(Unreadable):
+                    refusal(granting, after)
+        else:
+            assert refusal(granting, GPC_OFF) is None
+            assert refusal(granting, GPC_ON) == "carries Global Privacy Control"
+            assert refusal(opted_out, GPC_OFF) == "opts out"
+            assert refusal(opted_out, GPC_ON) == "opts out"
 
 
 @LAYOUTS
 def test_a_section_that_is_not_exactly_one(section: int, version: int) -> None:
     text = us_text(section, us_values(section, version), version=version, unit=6)
+    core, dot, after = text.partition(".")
+    rest = dot + after
+    assert us.section_refusal(section, text) is None
     broken = [
         "",
+        rest,
+        core[:-1] + rest,
+        core[:-2] + rest,
+        core + "B" + rest,
+        core + "AA" + rest,
+        core[:-1] + "_" + rest,
         text[:-1],
         text[:-2],
         text + "B",
         text + "AA",
         text[:-1] + "_",
         text + ".",
-        text + ".A",
-        text + "." + text_of("000", 8),
-        text + "." + text_of("100", 8),
-        text + "." + text_of("110", 8),
-        text + "." + text_of(GPC_OFF + "1", 8),
-        text + "." + text_of(GPC_OFF, 8) + "AA",
-        text + "." + text_of(GPC_OFF, 8) + "." + text_of(GPC_OFF, 8),
-        text + "." + text_of("01" * 6, 6),
-        text + "." + text_of("01" * 9, 8),
-        text + "." + text_of("11" + "00" * 7, 8),
+        text + (rest or "." + core),
+        core + ".",
+        core + ".A",
+        core + "." + text_of("000", 8),
+        core + "." + text_of("100", 8),
+        core + "." + text_of("110", 8),
+        core + "." + text_of(GPC_OFF + "1", 8),
+        core + "." + text_of(GPC_OFF, 8) + "AA",
+        core + "." + text_of(GPC_OFF, 8) + "." + text_of(GPC_OFF, 8),
+        core + "." + text_of("01" * 6, 6),
+        core + "." + text_of("01" * 9, 8),
+        core + "." + text_of("11" + "00" * 7, 8),
         "." + text,
         "~" + text,
         " " + text,
@@ -277,4 +344,8 @@ def test_the_sections_are_those_of_the_specification() -> None:
 
 @pytest.mark.parametrize("published", GPP)
 def test_published(published: PublishedGpp) -> None:
-    assert grants(published.text, published.sid) is published.granted
+    if published.unreadable:
+        with pytest.raises(Unreadable, match=f"^{published.unreadable}$"):
+            read(published.text, published.sid, VENDOR, PURPOSES)
+    else:
+        assert grants(published.text, published.sid) is published.granted

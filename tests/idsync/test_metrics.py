@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from idsync import ids, metrics
+from idsync import consent, ids, metrics
 from idsync.errors import StoreUnavailable
 from idsync.metrics import Metrics
 from idsync.outcomes import Outcome
+from idsync.store.spool import Waiting
 from tests.idsync.samples import settings
 
 # What happens in the master. A worker is forked, does `work` and then stays until it is told to end.
 MASTER = """
 import os, sys
 from pathlib import Path
-from idsync import ids, metrics
+from idsync import consent, ids, metrics
 from idsync.metrics import Metrics
 from idsync.outcomes import Outcome
 from tests.idsync.samples import settings
@@ -76,7 +77,7 @@ def in_master(folder: Path, script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def series(spool: tuple[int, float] | None = None) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def series(spool: Waiting | None = None) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     body, _ = metrics.expose((lambda: spool) if spool else None)
     families = text_string_to_metric_families(body.decode())
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
@@ -195,16 +196,21 @@ def test_labels_are_of_closed_sets() -> None:
     before = series()
     made.called(Outcome.DATA_SOURCE_UNKNOWN, 999, 0.001)
     made.called(Outcome.DATA_SOURCE_UNKNOWN, None, 0.001)
-    after = series((3, 2.5))
+    made.called(Outcome.CONSENT_DENIED, 12345, 0.001, (), "tcf")
+    after = series(Waiting(3, 2.5, 4))
     unknown = ("idsync_calls_total", frozenset({("outcome", "data-source-unknown"), ("data_source", "none")}))
     assert after[unknown] - before[unknown] == 2
     assert after["idsync_spool_mappings", frozenset()] == 3
     assert after["idsync_spool_age_seconds", frozenset()] == 2.5
+    assert after["idsync_spool_opt_outs", frozenset()] == 4
+    denied = ("idsync_denied_calls_total", frozenset({("signal", "tcf")}))
+    assert after[denied] - before[denied] == 1
     labels = {label for _, found in after for label in found if label[0] != "le"}
     outcomes = {("outcome", outcome.label) for outcome in Outcome}
     # Other tests of this process have other data sources; of what a call names, nothing becomes a label.
     labels = {(name, value) for name, value in labels if name != "data_source" or value in {"999", "none"}}
-    assert labels == outcomes | {("data_source", "none")} | {("reason", reason) for reason in ids.EXPLANATIONS}
+    closed = {("reason", reason) for reason in ids.EXPLANATIONS} | {("signal", word) for word in consent.DENIALS}
+    assert labels == outcomes | {("data_source", "none")} | closed
 
 
 def test_each_figure_goes_to_its_metric() -> None:
@@ -226,7 +232,7 @@ def test_each_figure_goes_to_its_metric() -> None:
 
 
 def test_a_spool_that_can_not_be_read_leaves_the_rest() -> None:
-    def away() -> tuple[int, float]:
+    def away() -> Waiting:
         raise StoreUnavailable("the spool is out of reach")
 
     Metrics(settings().data_sources)

@@ -357,7 +357,7 @@ def test_a_pair_synced_again_meanwhile_stays(spool: Spool) -> None:
 
 
 def test_the_age_of_the_spool(spool: Spool) -> None:
-    assert spool.waiting(NOW) == (0, 0.0)
+    assert spool.waiting(NOW) == (0, 0.0, 0)
     spool.record([sync(1, NOW - 2_500), sync(2, NOW)])
-    assert spool.waiting(NOW) == (2, 2.5)
-    assert spool.waiting(NOW - 10_000) == (2, 0.0)  # the clock was set back
+    assert spool.waiting(NOW) == (2, 2.5, 0)
+    assert spool.waiting(NOW - 10_000) == (2, 0.0, 0)  # the clock was set back
