@@ -42,8 +42,8 @@ _OPTED_OUT = Fault(Outcome.OPTED_OUT, "not stored: opted out")
 class Decided(NamedTuple):
     """`dpid`: the data source that the call names, known here or not; None where it names none.
 
-    `reasons`: the rules that customer IDs on the call break, see `ids`. `denial`: the word of the verdict, see `consent`,
-    where that is a no. `opt_out` must be kept before the reply leaves.
+    `reasons`: the rules that customer IDs on the call break, see `ids`. `denial`: the word of the verdict, see
+    `consent`, where that is a no. `opt_out` must be kept before the reply leaves.
     """
 
     outcome: Outcome

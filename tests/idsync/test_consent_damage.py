@@ -2,8 +2,8 @@
 
 What no reader can see: where a TC string ends at a dot, alone or as the last section of a GPP string, the segments
 after it are optional, and what is left is a string in full. So a cut that falls exactly there grants what the string
-before the dot grants. It takes with it nothing that the verdict rests on: the disclosed vendors are required of every
-string made since they are. A US section has no such place, because its subsection is required.
+before the dot grants. Of a string made since the disclosed vendors are required it can't take them away; of an older
+one it can, and with them a list that lacks our vendor. A US section has no such place: its subsection is required.
 
 And zeros that only fill up the last byte, or of a TC string the last group, are not missed, because encoders differ in
 how many they write: up to three characters of a TC string, and one of a GPP string that ends with Global Privacy
