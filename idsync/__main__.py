@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -11,9 +13,10 @@ from pathlib import Path
 import click
 
 from idsync import config, holdings, ids, job, persons, signature, tag
+from idsync import migrate as migration
 from idsync.cli import command, group
 from idsync.decision import MID_DPID
-from idsync.errors import StoreUnavailable, UsageError
+from idsync.errors import MappingsMissing, StoreUnavailable, UsageError
 from idsync.persons import Person
 from idsync.service import milliseconds_now, open_spool
 from idsync.settings import Endpoint, Settings
@@ -21,6 +24,7 @@ from idsync.store import open_store
 from idsync.store.base import Count, MappingStore
 from idsync.store.spool import Spool, Waiting
 
+_STORE_URL = "IDSYNC_STORE__URL"
 _CSV_HELP = "All that a file names: columns data_source and customer_id, or uuid; - for standard input."
 
 cli = group("idsync", "Receives customer-ID syncs from a website and keeps them; see also `python -m reconcile`.")
@@ -162,6 +166,39 @@ def sweep(config_path: Path | None) -> None:
     told.settle()
 
 
+@command(cli, "python -m idsync migrate sqlite:///var/idsync.db redis://10.0.0.7:6379/0")
+@click.argument("from_url", metavar="FROM")
+@click.argument("to_url", metavar="TO")
+def migrate(config_path: Path | None, from_url: str, to_url: str) -> None:
+    """Copy all mappings and opt-outs from one store to another, while endpoints go on using both.
+
+    FROM and TO are like store.url; env:NAME takes it from a variable, as a URL with a password should not stand in a
+    command. Run it, let every endpoint and the job use TO, and run it once more for what was written to FROM meanwhile.
+    It can be repeated. Exit status 1 if the target lacks anything.
+    """
+    old, new = (config.load(config_path, os.environ | {_STORE_URL: _resolved(url)}) for url in (from_url, to_url))
+    if old.store.url == new.store.url:
+        raise UsageError("FROM and TO are one store", mend="name two")
+    now = milliseconds_now()
+    with _opened(old) as source, _opened(new) as target:
+        source.check()
+        target.check()
+        total = sum(count.mappings for count in source.count(now).values())
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(length=total, label="mappings", file=sys.stderr, hidden=hidden) as bar:
+            copied = migration.migrate(source, target, now, bar.update)
+        opt_outs = len(target.opt_outs())
+    names = {source.dpid: source.name for source in new.data_sources}
+    rows = [{"name": names.get(dpid), "dpid": dpid, **each._asdict()} for dpid, each in copied.items()]
+    missing = sum(each.missing for each in copied.values())
+    _print({"data_sources": rows, "missing": missing, "opt_outs": opt_outs})
+    if missing:
+        raise MappingsMissing(
+            f"the target lacks {missing:,} mappings of the source",
+            mend="see that store.devices_per_customer is not lower there; then run it again",
+        )
+
+
 @command(cli, "python -m idsync sign crm user-4711 --valid-for 10m")
 @click.argument("data_source")
 @click.argument("customer_id")
@@ -206,6 +243,15 @@ def website_tag(config_path: Path | None, data_source: str, email: bool) -> None
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _resolved(url: str) -> str:
+    name = url.removeprefix("env:")
+    if name == url:
+        return url
+    if name not in os.environ:
+        raise UsageError(f"there is no environment variable {name}", mend="set it to the store's URL")
+    return os.environ[name]
 
 
 def _is_bind(text: str) -> bool:

@@ -3,6 +3,7 @@
     IdsyncError
     ├── ConfigError              2   the configuration file or an override is wrong
     ├── UsageError               2   a command names something that does not exist
+    ├── MappingsMissing          1   a store lacks what was copied into it
     ├── StoreMisconfigured       2   the store answers, but is not the one that the settings describe
     └── StoreUnavailable        75   the store does not answer, or refuses writes: try again
 
@@ -40,6 +41,12 @@ class ConfigError(IdsyncError):
 
 class UsageError(IdsyncError):
     """A command names a data source, feed or file that does not exist."""
+
+
+class MappingsMissing(IdsyncError):
+    """A copy of a store is not whole."""
+
+    exit_status = 1
 
 
 class StoreMisconfigured(IdsyncError):

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from idsync.store.optouts import OptOut
+from idsync.store.optouts import OptOut, Token
 
 OPTED_OUT = "opted-out"  # in place of a UUID
 EXPORT_SCHEMA = pa.schema(
@@ -119,7 +119,13 @@ class MappingStore(Protocol):
         """Since when each is opted out, customers first; None for those that are not."""
 
     def opt_outs(self) -> Mapping[str, int]:
-        """The tokens of all opt-outs, see `optouts`, and since when. Costs in proportion to their number."""
+        """The names of all tokens, see `optouts`, and since when. Costs in proportion to their number."""
+
+    def tokens(self) -> Mapping[Token, int]:
+        """The same, whole: what `adopt` takes."""
+
+    def adopt(self, tokens: Mapping[Token, int]) -> None:
+        """Take over the opt-outs of another store. Mappings that are here already are not removed by it."""
 
     def find(self, uuids: Sequence[str]) -> list[Pair]:
         """Every mapping of these devices, at the cost of a look at the whole store."""

@@ -286,12 +286,13 @@ class RedisStore:
             names = [(dpid, customer_id.encode()) for dpid, customer_id in opt_out.customers]
             held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
             along = self._last_linked(held, opt_out)
-            self._note([*optouts.tokens_of(opt_out.customers, opt_out.uuids), *along], opt_out.at)
+            self._note(dict.fromkeys([*optouts.tokens_of(opt_out.customers, opt_out.uuids), *along], opt_out.at))
             taken = self._pipeline(
                 [("EVALSHA", _sha(_TAKE), 1, self._key(dpid, name), name) for dpid, name in names], self._replicas
             )
             # those that were synced while we looked
-            self._note([token for token in self._last_linked(taken, opt_out) if token not in along], opt_out.at)
+            late = [token for token in self._last_linked(taken, opt_out) if token not in along]
+            self._note(dict.fromkeys(late, opt_out.at))
         return sum(len(value) for value in taken) // codec.ENTRY_BYTES
 
     def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
@@ -309,6 +310,14 @@ class RedisStore:
     def opt_outs(self) -> Mapping[str, int]:
         with self._errors():
             return {token.name: since for token, since in self._all_opt_outs()}
+
+    def tokens(self) -> Mapping[Token, int]:
+        with self._errors():
+            return dict(self._all_opt_outs())
+
+    def adopt(self, tokens: Mapping[Token, int]) -> None:
+        with self._errors():
+            self._note(tokens)
 
     def find(self, uuids: Sequence[str]) -> list[Pair]:
         wanted = pa.array(uuids, pa.string())
@@ -466,11 +475,13 @@ class RedisStore:
                     found.append(optouts.device_token(device.uuid, optouts.customer_token(*customer).name))
         return found
 
-    def _note(self, tokens: Sequence[Token], at: int) -> None:
+    def _note(self, tokens: Mapping[Token, int]) -> None:
         noted = [
-            ("EVALSHA", _sha(_NOTE), 1, OPT_OUTS, token.name, at, f"{token.tail} {token.owner}") for token in tokens
+            ("EVALSHA", _sha(_NOTE), 1, OPT_OUTS, token.name, since, f"{token.tail} {token.owner}")
+            for token, since in tokens.items()
         ]
-        self._pipeline(noted, self._replicas)
+        for start in range(0, len(noted), _SUBSET_PIPELINE):
+            self._pipeline(noted[start : start + _SUBSET_PIPELINE], self._replicas)
 
     def _since(self, names: Sequence[str]) -> list[int | None]:
         """Since when each of these tokens is held."""

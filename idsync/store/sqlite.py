@@ -166,6 +166,14 @@ class SqliteStore:
         with self._using() as db:
             return dict(_wait(db, "SELECT token, since FROM opt_outs").fetchall())
 
+    def tokens(self) -> Mapping[Token, int]:
+        with self._using() as db:
+            return {Token(*row[:3]): row[3] for row in _wait(db, "SELECT token, tail, owner, since FROM opt_outs")}
+
+    def adopt(self, tokens: Mapping[Token, int]) -> None:
+        with self._writing() as db:
+            db.executemany(_OPT_OUT, [(*token, since) for token, since in tokens.items()])
+
     def find(self, uuids: Sequence[str]) -> list[Pair]:
         query = "SELECT dpid, customer_id, uuid FROM mappings WHERE uuid IN (SELECT value FROM json_each(?))"
         with self._using() as db:

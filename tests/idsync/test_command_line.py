@@ -132,7 +132,7 @@ def test_sweep(path: Path) -> None:
 
 COMMANDS = (
     *("serve", "lookup crm a", "opt-out crm a", "opt-in crm a", "erase crm a", "sign crm a", "stats", "sweep"),
-    "tag crm",
+    *("tag crm", "migrate sqlite:///a.db sqlite:///b.db"),
 )
 
 
