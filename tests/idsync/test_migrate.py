@@ -112,8 +112,7 @@ def test_a_site_moves_while_it_is_called(urls: dict[str, str], path: Path, tmp_p
     told: dict[str, str] = {}
     new_path = tmp_path / "new.toml"
     moved = path.read_text().replace("sqlite:///old.db", urls["redis"])
-    new_path.write_text(moved.replace("[endpoint]", '[endpoint]
-spool = "new-spool.db"'))
+    new_path.write_text(moved.replace("[endpoint]", '[endpoint]\nspool = "new-spool.db"'))
     ports, ended = [0], Event()
 
     def visit(visitor: int) -> None:
