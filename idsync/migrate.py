@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from idsync.store.base import OPTED_OUT, MappingStore, Sync
+from idsync.store.optouts import OptOut, customer_token
 
 _CHUNK_CUSTOMERS = 5_000
 _CHECKSUM_BYTES = 8
@@ -37,8 +38,19 @@ def migrate(
 
     The target keeps no more devices a customer than its own setting says; those that it drops are told as missing.
     """
-    target.adopt(source.tokens())
+    _adopt(source, target, now)
     return {dpid: _copy(source, target, dpid, now, progress) for dpid in source.count(now)}
+
+
+def _adopt(source: MappingStore, target: MappingStore, now: int) -> None:
+    """Opt-outs; and the end of what the target holds of customers whom it did not know as opted out."""
+    tokens, known = source.tokens(), target.opt_outs()
+    new = {token.name for token in tokens} - known.keys()
+    target.adopt(tokens)
+    for dpid in target.count(now) if new else ():
+        ids = {customer_id for batch in target.export(dpid, now) for customer_id in batch.column(0).to_pylist()}
+        out = tuple((dpid, customer_id) for customer_id in ids if customer_token(dpid, customer_id).name in new)
+        target.opt_out(OptOut(out, (), now, takes_devices=False))
 
 
 def _copy(source: MappingStore, target: MappingStore, dpid: int, now: int, progress: Callable[[int], None]) -> Copied:

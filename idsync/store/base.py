@@ -125,7 +125,7 @@ class MappingStore(Protocol):
         """The same, whole: what `adopt` takes."""
 
     def adopt(self, tokens: Mapping[Token, int]) -> None:
-        """Take over the opt-outs of another store. Mappings that are here already are not removed by it."""
+        """Take over the opt-outs of another store. What is here of these customers is not removed by it."""
 
     def find(self, uuids: Sequence[str]) -> list[Pair]:
         """Every mapping of these devices, at the cost of a look at the whole store."""

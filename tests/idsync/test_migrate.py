@@ -81,6 +81,15 @@ def test_an_opt_out_of_the_target_stands(urls: dict[str, str]) -> None:
         assert target.devices(12345, "a", NOW) == []
 
 
+def test_an_opt_out_of_the_source_ends_what_the_target_holds(urls: dict[str, str]) -> None:
+    with closing(opened(urls["sqlite"])) as source, closing(opened(urls["redis"])) as target:
+        target.record([Sync(12345, "a", UUID, "", NOW), Sync(12345, "b", f"{5:038}", "", NOW)])
+        source.opt_out(OptOut(((12345, "a"),), (), NOW, takes_devices=True))
+        migrate.migrate(source, target, NOW)
+        assert target.devices(12345, "a", NOW) == []
+        assert rows(target, 12345) == [("b", f"{5:038}", NOW)]
+
+
 def test_a_later_time_in_the_target_stays(urls: dict[str, str]) -> None:
     with closing(opened(urls["sqlite"])) as source, closing(opened(urls["redis"])) as target:
         source.record([Sync(12345, "a", UUID, "", NOW - 9)])
