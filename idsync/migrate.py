@@ -19,9 +19,9 @@ _MODULUS = 1 << 8 * _CHECKSUM_BYTES
 
 
 class Copied(NamedTuple):
-    """Of one data source. `mappings` read; `refused`, as the target has their opt-out; `missing`, or there with an
-    earlier time. The checksums are of DPIDs, customer IDs and UUIDs in whatever order: of what was read and not refused,
-    and of what the target holds of it.
+    """Of one data source. `mappings` read; `refused`, as the target has their opt-out; `missing`, or older there. The
+    checksums are of DPIDs, customer IDs and UUIDs in whatever order: of what was read and not refused, and of what the
+    target holds of it.
     """
 
     mappings: int
