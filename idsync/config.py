@@ -255,12 +255,8 @@ def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:
         yield f'{where}.user_id = {_show(user_id)}: must be "uuid" or "customer-id" in this version'
     if feed.get("unmatched") == "emit" and user_id != "customer-id":
         yield f'{where}.unmatched = "emit": unmatched records have no UUID; set user_id = "customer-id" or hold them'
-    if feed.get("changes_only") is True:
-        yield f"{where}.changes_only = true: not supported by this version"
     if feed.get("compression") == "pgp":
         yield f'{where}.compression = "pgp": not supported by this version; use "gzip" or "none"'
-    if isinstance(inputs := feed.get("inputs"), str) and "://" in inputs:
-        yield f'{where}.inputs = "{inputs}": only local paths are supported by this version'
     for field in ("signals", "trait_columns"):
         columns = feed.get(field)
         if isinstance(columns, list) and feed.get("id_column") in columns:

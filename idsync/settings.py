@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
 from idsync import ids, redirect
 
@@ -71,6 +71,13 @@ def _signable(signature: str, info: ValidationInfo) -> str:
     return signature
 
 
+def _seen_with(status: str, info: ValidationInfo) -> str:
+    """The file stands before it in the model; a file that is wrong itself has its own fault."""
+    if status == "token" and info.data.get("status_token_file", ...) is None:
+        raise ValueError("needs status_token_file, which holds the token")
+    return status
+
+
 def _proxy(entry: str) -> str:
     """To trust everybody is to let each caller choose its address."""
     if entry == "unix":
@@ -103,6 +110,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Dpid = Annotated[int, Field(ge=1, le=9_999_999_999)]
 TraitId = Annotated[int, Field(ge=1)]
 Column = Annotated[str, Field(min_length=1)]
+Columns = Annotated[
+    tuple[Column, ...], Field(min_length=1), BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+]
 SignalKey = Annotated[str, Field(pattern=r'^[^"\x00-\x1f\x7f]+$')]
 
 
@@ -134,6 +144,8 @@ class Endpoint(Table):
     bind: Annotated[str, Field(pattern=r"^(\S+:[0-9]{1,5}|unix:\S+)$")] = "127.0.0.1:8000"
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     spool: ConfigPath = Field(default=Path("var/spool.db"), validate_default=True)
+    status_token_file: ConfigPath | None = None
+    status: Annotated[Literal["off", "loopback", "token"], AfterValidator(_seen_with)] = "off"
 
 
 class Privacy(Table):
@@ -207,10 +219,56 @@ def _of_changes(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _delimiter(sign: str) -> str:
+    if sign != "auto" and (len(sign) != 1 or not sign.isascii() or sign in '\r\n\0"'):
+        raise ValueError('must be "auto", or one ASCII character that is neither a quote nor a line break')
+    return sign
+
+
+def _quote(sign: str, info: ValidationInfo) -> str:
+    if len(sign) > 1 or not sign.isascii() or (sign and (sign in "\r\n\0" or sign == info.data.get("delimiter"))):
+        raise ValueError("must be one ASCII character other than the delimiter, or empty where nothing is quoted")
+    return sign
+
+
+def _encoding(name: str) -> str:
+    """Any that Python knows for text."""
+    try:
+        known = name == "auto" or "a;\n".encode(name).decode(name) == "a;\n"
+    except (LookupError, UnicodeError):
+        known = False
+    if not known:
+        raise ValueError('must be "auto" or the name of an encoding, such as cp1252, latin-1 or utf-16')
+    return name
+
+
+def _bucket_or_glob(pattern: str) -> str:
+    if "://" in pattern and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+", pattern):
+        raise ValueError("must be a glob of local files, or s3://bucket/prefix*")
+    return pattern
+
+
+def _columns_asked_for(columns: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    """A name that nothing asks for is a slip of the pen."""
+    fields = ("id_column", "signals", "trait_columns", "rules")
+    if all(field in info.data for field in fields):
+        asked = {info.data["id_column"], *info.data["signals"], *info.data["trait_columns"]}
+        asked |= {rule.column for rule in info.data["rules"]}
+        if unknown := sorted(set(columns) - asked):
+            raise ValueError(f"nothing in this feed asks for {', '.join(unknown)}")
+    return columns
+
+
 class Feed(Table):
     name: Name
     data_source: str
-    inputs: Annotated[str, AfterValidator(_glob_beside_config)]
+    inputs: Annotated[str, AfterValidator(_bucket_or_glob), AfterValidator(_glob_beside_config)]
+    inputs_endpoint_url: str | None = None
+    inputs_region: str | None = None
+    settle_seconds: Annotated[int, Field(ge=0, le=86_400)] = 0
+    delimiter: Annotated[str, AfterValidator(_delimiter)] = "auto"
+    quote: Annotated[str, AfterValidator(_quote)] = '"'
+    encoding: Annotated[str, AfterValidator(_encoding)] = "auto"
     id_column: Column
     mode: Literal["sync", "overwrite"] = "sync"
     user_id: str = "uuid"
@@ -226,6 +284,7 @@ class Feed(Table):
     signals: tuple[SignalKey, ...] = ()
     trait_columns: tuple[Column, ...] = ()
     rules: tuple[TraitRule, ...] = ()
+    columns: Annotated[dict[Column, Columns], AfterValidator(_columns_asked_for)] = {}
     destination: str
     compression: Literal["none", "gzip", "pgp"] = "gzip"
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -237,7 +296,27 @@ class DirectoryDestination(Table):
     path: ConfigPath
 
 
-class S3Destination(Table):
+def _pair_of_kms(key: str | None, info: ValidationInfo) -> str | None:
+    if key and info.data.get("sse", "aws:kms") != "aws:kms":
+        raise ValueError('needs sse = "aws:kms"')
+    return key
+
+
+def _of_a_role(external_id: str | None, info: ValidationInfo) -> str | None:
+    if external_id and info.data.get("role_arn", ...) is None:
+        raise ValueError("needs role_arn")
+    return external_id
+
+
+class _Remote(Table):
+    """A destination at the other end of a network."""
+
+    retry_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
+    parallel: Annotated[int, Field(ge=1, le=16)] = 2
+    max_megabytes_per_second: Annotated[float, Field(gt=0)] | None = None
+
+
+class S3Destination(_Remote):
     """`environment` fills in `bucket` where none is given."""
 
     kind: Literal["s3"]
@@ -247,11 +326,107 @@ class S3Destination(Table):
     endpoint_url: str | None = None
     region: str | None = None
     prefix: str = ""
-    role_arn: str | None = None
+    role_arn: Annotated[str, Field(pattern=r"^arn:[a-z0-9-]+:iam::[0-9]{12}:role/\S+$")] | None = None
+    external_id: Annotated[str | None, AfterValidator(_of_a_role)] = None
     acl: str = "bucket-owner-full-control"
+    sse: Literal["AES256", "aws:kms"] | None = None
+    kms_key_id: Annotated[str | None, AfterValidator(_pair_of_kms)] = None
+    part_megabytes: Annotated[int, Field(ge=6, le=5000)] = 64
+    request_checksum_calculation: Literal["when_supported", "when_required"] = "when_supported"
 
 
-Destination = Annotated[DirectoryDestination | S3Destination, Field(discriminator="kind")]
+def _host_or_environment(host: str | None, info: ValidationInfo) -> str | None:
+    if host is None and info.data.get("environment", ...) is None:
+        raise ValueError("missing; give it, or environment")
+    return host
+
+
+def _plain_folder(folder: str) -> str:
+    if not folder.isprintable():
+        raise ValueError("holds a control character")
+    return folder
+
+
+def _one_password(password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    if password is not None and info.data.get("password_file") is not None:
+        raise ValueError("stands beside password_file; give one of them")
+    return password
+
+
+def _only_ftps(path: Path | None, info: ValidationInfo) -> Path | None:
+    if path is not None and info.data.get("kind") == "ftp":
+        raise ValueError('needs kind = "ftps"')
+    return path
+
+
+def _fingerprint(fingerprint: str) -> str:
+    if not re.fullmatch(r"SHA256:[A-Za-z0-9+/]{43}", fingerprint):
+        raise ValueError("must be a fingerprint as ssh-keygen -l prints it: SHA256: and 43 characters")
+    return fingerprint
+
+
+def _known_host(keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if not keys and info.data.get("known_hosts_file", ...) is None:
+        raise ValueError("empty; give the fingerprints of the server's keys, or known_hosts_file")
+    return keys
+
+
+def _some_secret(key_file: Path | None, info: ValidationInfo) -> Path | None:
+    if key_file is None and all(info.data.get(name, ...) is None for name in ("password_file", "password")):
+        raise ValueError("missing; give it, or a password")
+    return key_file
+
+
+Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:]+)$")]
+
+
+class _FileServer(_Remote):
+    """A server with folders: `password` comes from the environment alone, `config` sees to that."""
+
+    name: Name
+    user: Annotated[str, Field(min_length=1)]
+    password_file: ConfigPath | None = None
+    password: Annotated[SecretStr | None, AfterValidator(_one_password)] = None
+    folder: Annotated[str, AfterValidator(_plain_folder)] = ""
+    compare: Literal["bytes", "size"] = "bytes"
+
+
+class FtpDestination(_FileServer):
+    """`environment` fills in `host` where none is given. `ftps` is FTP with AUTH TLS."""
+
+    kind: Literal["ftp", "ftps"]
+    environment: Literal["production", "beta"] | None = None
+    host: Annotated[Host | None, AfterValidator(_host_or_environment)] = Field(default=None, validate_default=True)
+    port: Annotated[int, Field(ge=1, le=65_535)] = 21
+    tls_ca_file: Annotated[ConfigPath | None, AfterValidator(_only_ftps)] = None
+
+
+class SftpDestination(_FileServer):
+    """`environment` fills in `host` where none is given. `password` opens `key_file` where there is one."""
+
+    kind: Literal["sftp"]
+    environment: Literal["production"] | None = None
+    host: Annotated[Host | None, AfterValidator(_host_or_environment)] = Field(default=None, validate_default=True)
+    port: Annotated[int, Field(ge=1, le=65_535)] = 22
+    key_file: Annotated[ConfigPath | None, AfterValidator(_some_secret)] = Field(default=None, validate_default=True)
+    known_hosts_file: ConfigPath | None = None
+    host_keys: Annotated[tuple[Annotated[str, AfterValidator(_fingerprint)], ...], AfterValidator(_known_host)] = Field(
+        default=(), validate_default=True
+    )
+
+
+AnyDestination = DirectoryDestination | S3Destination | FtpDestination | SftpDestination
+Destination = Annotated[AnyDestination, Field(discriminator="kind")]
+
+# The encryption subkey of "Adobe AudienceManager", from Audience Manager's "File PGP encryption for inbound data".
+AUDIENCE_MANAGER_SUBKEY = "B58D2921724A920527BC839A3AD83B2AE3F2A363"
+
+
+class Pgp(Table):
+    """Whom files are encrypted for: a key from a file, and in it the subkey with this fingerprint alone."""
+
+    public_key_file: ConfigPath
+    fingerprint: Annotated[str, Field(pattern=r"^([0-9A-F]{40}|[0-9A-F]{64})$")] = AUDIENCE_MANAGER_SUBKEY
 
 
 def _within_run(days: int, info: ValidationInfo) -> int:
@@ -281,6 +456,7 @@ class Settings(Table):
     data_sources: tuple[DataSource, ...]
     feeds: tuple[Feed, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    pgp: Pgp | None = None
     reconcile: Reconcile
 
     @cached_property
@@ -298,5 +474,5 @@ class Settings(Table):
     def feed(self, name: str) -> Feed | None:
         return next((feed for feed in self.feeds if feed.name == name), None)
 
-    def destination(self, name: str) -> DirectoryDestination | S3Destination | None:
+    def destination(self, name: str) -> AnyDestination | None:
         return next((destination for destination in self.destinations if destination.name == name), None)

@@ -1,23 +1,36 @@
 """One way to put a file where it is found whole or not at all, also after a power cut."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write(path: Path, data: bytes) -> None:
     """Write beside the target, sync, rename over it, sync the folder."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    move(temporary, path)
+    with replacing(path) as half:
+        half.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside the target to write to; what was written takes the target's place unless an exception comes."""
+    half = path.with_name(f".{path.name}.part")
+    yield half
+    sync(half)
+    move(half, path)
 
 
 def move(source: Path, target: Path) -> None:
     """Rename within a file system, and make the rename last."""
     source.rename(target)
     sync_folder(target.parent)
+
+
+def sync(path: Path) -> None:
+    """The content of a file that was written by others."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

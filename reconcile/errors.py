@@ -7,6 +7,7 @@ IdsyncError
 ├── DestinationRefused       2   the destination says no, and will say no again: rights, bucket, path
 ├── DestinationUnavailable  75   the destination does not answer now
 ├── InputChanging           75   an input was written to while it was read
+├── InputUnavailable        75   the place where inputs lie does not answer now
 └── RunLocked               75   another run of this feed is under way
 """
 
@@ -43,6 +44,12 @@ class DestinationUnavailable(IdsyncError):
 
 class InputChanging(IdsyncError):
     """Somebody is still writing an input."""
+
+    exit_status = 75
+
+
+class InputUnavailable(IdsyncError):
+    """The place where inputs lie does not answer now; nothing was read."""
 
     exit_status = 75
 

@@ -71,6 +71,12 @@ class FileWriter:
         durable.sync_folder(self._folder)
         return frozen
 
+    def close(self) -> None:
+        """Let go of a file that was not finished."""
+        if self._part is not None:
+            self._part.drop()
+            self._part = None
+
     def _close_part(self) -> None:
         if self._part is not None:
             self._part.close()
@@ -96,6 +102,9 @@ class _Part:
             self._put(self._packer.flush())
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
+
+    def drop(self) -> None:
         self._file.close()
 
     def _put(self, data: bytes | memoryview) -> None:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 
@@ -21,6 +21,14 @@ _SCHEMA = """
         name TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
         lines INTEGER NOT NULL, location TEXT NOT NULL) STRICT;
 """
+
+
+class Delivered(NamedTuple):
+    """A file and where it was put: a path, or a URL."""
+
+    feed: str
+    name: str
+    location: str
 
 
 class Ledger:
@@ -83,6 +91,14 @@ class Ledger:
                 (feed,),
             ).fetchall()
         return [{"run": run, "feed": of, **json.loads(summary), "state": state} for run, of, state, summary in rows]
+
+    def deliveries(self) -> list[Delivered]:
+        """Every file that was ever delivered, oldest first."""
+        if not self._path.exists():
+            return []
+        query = "SELECT feed, name, location FROM files JOIN runs USING (run) ORDER BY timestamp, name"
+        with self._transaction() as db:
+            return [Delivered(*row) for row in db.execute(query).fetchall()]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

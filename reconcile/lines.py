@@ -1,19 +1,24 @@
-"""The grammar of inbound data lines, in both directions.
+"""The grammar of inbound data lines, in both directions, and of the lines of ID-sync files.
 
     <user ID><TAB><item>,<item>,…\n
+    <ID><TAB><ID>[<TAB><ID>…]\n
+    <customer ID><TAB><SHA-256 of an e-mail address>\n
 
-Source: Audience Manager documentation, "Inbound data file contents". UTF-8 without BOM. No escape exists for a
-quote, so a key or value that holds one, or a control character, can't be sent. A line that ends in a tab or a space is
-dropped by Audience Manager, so neither is ever written. Keys and values are not case-sensitive there; they are kept as
-given.
+Source: Audience Manager documentation, "Inbound data file contents", "Name and content requirements for ID
+synchronization files", "People-based destinations: prerequisites and considerations". UTF-8 without BOM. No escape
+exists for a quote, so a key or value that holds one, or a control character, can't be sent. A line that ends in a tab
+or a space is dropped by Audience Manager, so neither is ever written. Keys and values are not case-sensitive there;
+they are kept as given.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_LINE_BYTES = 102_400  # the newline counts
 MAX_LINES_PER_USER = 200
+MAX_HASHES_PER_CUSTOMER = 10  # of e-mail addresses, in a c2c_id file
 
 # What a key or value can't hold. Python's `re` and DuckDB's RE2 read this pattern alike.
 UNSENDABLE = r'["\x00-\x1f\x7f]'
@@ -21,7 +26,11 @@ UNSENDABLE = r'["\x00-\x1f\x7f]'
 MAX_TRAIT_DIGITS = 18
 TRAIT_LIST = rf"^ *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *([,|;] *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *)*$"
 
+MIN_IDS = 2  # of a line of an ID-sync file
+
 _UNSENDABLE = re.compile(UNSENDABLE)
+_UNSENDABLE_ID = re.compile(r"[\x00-\x1f\x7f]| $")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+")
 _ITEM = re.compile(
     r"d_sid=(?P<add>[0-9]+)"
     r"|d_unsid=(?P<remove>[0-9]+)"
@@ -110,7 +119,7 @@ def parse(text: str) -> Line:
         raise ValueError("not <user ID><TAB><items>")
     if "\t" in rest:
         raise ValueError("a second tab")
-    return Line(user, tuple(_parse_item(item) for item in split_items(rest)))
+    return Line(user, tuple(parse_item(item) for item in split_items(rest)))
 
 
 def split_items(rest: str) -> Iterable[str]:
@@ -127,7 +136,8 @@ def split_items(rest: str) -> Iterable[str]:
     yield rest[start:]
 
 
-def _parse_item(text: str) -> Item:
+def parse_item(text: str) -> Item:
+    """An item of a line. Raises ValueError for what is none."""
     match = _ITEM.fullmatch(text)
     if match is None or _UNSENDABLE.search(text.replace('"', "")):
         raise ValueError(f"{text[:80]!r} is not an item")
@@ -142,3 +152,39 @@ def _parse_item(text: str) -> Item:
     if not key:
         raise ValueError(f"{text[:80]!r} has no key")
     return Signal(key, part["quoted_value"] or part["value"])
+
+
+def render_id_sync(ids: Sequence[str]) -> str:
+    """A line of an ID-sync file, with its newline: one ID for each DPID of the file's name, all of one device.
+
+    Raises ValueError, which quotes none, for an ID that can't stand there: Audience Manager drops a line that ends in a
+    tab or a space, and no ID may be missing.
+    """
+    if len(ids) < MIN_IDS or any(not id_ or _UNSENDABLE_ID.search(id_) for id_ in ids):
+        raise ValueError(
+            "a line needs two IDs or more, none empty, with a control character, or with a blank at its end"
+        )
+    return "\t".join(ids) + "\n"
+
+
+def email_hash(address: str) -> str:
+    """SHA-256 of the address, trimmed and in lower case, as 64 hex digits in lower case; no salt.
+
+    Raises ValueError, which does not quote it, for what is no e-mail address: a hash hides any mistake.
+    """
+    plain = address.strip().lower()
+    if not _EMAIL.fullmatch(plain):
+        raise ValueError("not an e-mail address")
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def render_email_hashes(customer_id: str, addresses: Iterable[str]) -> list[str]:
+    """The lines of a c2c_id file that tie a customer to e-mail addresses, in their order, each once.
+
+    Raises ValueError, which quotes nothing, for an ID or address that can't be sent, and for more than
+    MAX_HASHES_PER_CUSTOMER addresses: Audience Manager would keep any of them, in no order.
+    """
+    hashes = dict.fromkeys(email_hash(address) for address in addresses)
+    if len(hashes) > MAX_HASHES_PER_CUSTOMER:
+        raise ValueError(f"more than {MAX_HASHES_PER_CUSTOMER} e-mail addresses of one customer")
+    return [render_id_sync((customer_id, hashed)) for hashed in hashes]

@@ -56,14 +56,18 @@ class Records:
             inputs.check_unchanged(source)
             self.counts[source.sha256] = self.read - before
 
+    @property
+    def starts(self) -> list[int]:
+        """The number from which on each file's records are counted."""
+        return [span.start for span in self._spans]
+
     def places(self, seqs: Sequence[int]) -> dict[int, tuple[str, int]]:
         """The file and line of each record; files are read again as far as needed."""
         found: dict[int, tuple[str, int]] = {}
-        starts = [span.start for span in self._spans]
-        owner = np.searchsorted(starts, np.array(seqs, dtype=np.int64), side="right") - 1
+        owner = np.searchsorted(self.starts, np.array(seqs, dtype=np.int64), side="right") - 1
         for index, span in enumerate(self._spans):
             ordinals = [int(seq) - span.start for seq, of in zip(seqs, owner, strict=True) if of == index]
             if ordinals:
                 lines = inputs.line_numbers(span.source, ordinals)
-                found |= {span.start + ordinal: (str(span.source.path), line) for ordinal, line in lines.items()}
+                found |= {span.start + ordinal: (span.source.name, line) for ordinal, line in lines.items()}
         return found

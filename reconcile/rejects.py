@@ -1,9 +1,10 @@
 """Records left out, each with its place and its reason: a gzipped CSV beside the run."""
 
 import csv
+import gzip
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from isal import igzip
@@ -11,6 +12,10 @@ from isal import igzip
 from idsync import ids
 from reconcile import durable, lines
 from reconcile.engine.duckdb import Reject
+
+_HEADER = ("input", "line", "customer_id", "reason", "explanation")
+_ID = _HEADER.index("customer_id")
+_MAX_FIELD = 1 << 30  # an ID too long to be one is kept as it stood
 
 EXPLANATIONS = {
     **ids.EXPLANATIONS,
@@ -20,10 +25,12 @@ EXPLANATIONS = {
     "too-many-lines": f"the user's items need more than {lines.MAX_LINES_PER_USER} lines",
     "too-few-columns": "the record has fewer columns than the header",
     "too-many-columns": "the record has more columns than the header",
-    "not-utf-8": "the record is not UTF-8",
+    "not-utf-8": "the record is not UTF-8, or not in the encoding that the feed names",
     "not-a-json-object": "the line is not a JSON object",
     "nested-value": "a column holds an object or a list of lists",
     "held-too-long": "its customer ID was not synced within held_days",
+    "vanished": "a later full export no longer has its customer",
+    "opted-out": "the customer has opted out; of the record nothing is kept but its place",
 }
 
 
@@ -33,10 +40,38 @@ def by_reason(rejects: Iterable[Reject]) -> dict[str, int]:
 
 
 def write(path: Path, rejects: Iterable[Reject], places: Mapping[int, tuple[str, int]]) -> None:
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["input", "line", "customer_id", "reason", "explanation"])
+    rows = []
     for reject in sorted(rejects, key=lambda reject: reject.seq):
         where = places.get(reject.seq, ("", ""))
-        table.writerow([*where, reject.customer_id, reject.reason, EXPLANATIONS[reject.reason]])
+        rows.append([*map(str, where), reject.customer_id, reject.reason, EXPLANATIONS[reject.reason]])
+    _write(path, rows)
+
+
+def count(path: Path, customer_ids: Collection[str]) -> int:
+    """How many records of these customers the file holds."""
+    return sum(row[_ID] in customer_ids for row in _read(path)) if customer_ids else 0
+
+
+def remove(path: Path, customer_ids: Collection[str]) -> None:
+    """Remove the records of these customers, and the file once it is empty. All or nothing."""
+    kept = [row for row in _read(path) if row[_ID] not in customer_ids]
+    if kept:
+        _write(path, kept)
+    else:
+        path.unlink()
+        durable.sync_folder(path.parent)
+
+
+def _read(path: Path) -> list[list[str]]:
+    """The rows below the header."""
+    csv.field_size_limit(_MAX_FIELD)
+    text = gzip.decompress(path.read_bytes()).decode()
+    return list(csv.reader(io.StringIO(text, newline="")))[1:]
+
+
+def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_HEADER)
+    table.writerows(rows)
     durable.write(path, igzip.compress(text.getvalue().encode(errors="replace")))

@@ -32,6 +32,8 @@ def funnel(summary: Summary, feed: Feed) -> RenderableType:
     _row(table, summary, "  matched", summary.matched, amount(summary.lines, "line"))
     if summary.silent:
         _row(table, summary, "    of these silent", summary.silent, "matched, but every column to send is empty")
+    if feed.changes_only:
+        _row(table, summary, "    of these unchanged", summary.unchanged, "all that they say was sent before")
     _row(table, summary, "  unmatched", summary.unmatched, _UNMATCHED[feed.unmatched] if summary.unmatched else "")
     _row(table, summary, "  rejected", summary.rejected, "")
     for reason, count in summary.reasons.items():
@@ -75,8 +77,15 @@ def _notes(summary: Summary, feed: Feed) -> list[Text]:
         notes.append(f"replaced by newer records of the same customers: {amount(summary.superseded, 'held record')}")
     if summary.known_inputs:
         notes.append(f"delivered before, or a copy, and passed over: {amount(summary.known_inputs, 'input file')}")
+    if summary.unfinished_inputs:
+        notes.append(f"still being written, left for next time: {amount(summary.unfinished_inputs, 'input file')}")
     if feed.unmatched == "hold" and summary.held:
         notes.append(f"waiting for their sync, up to {feed.held_days} days: {amount(summary.held, 'customer')}")
+    if summary.vanished:
+        notes.append(f"no longer in the export, their traits are removed: {amount(summary.vanished, 'user')}")
+    if summary.forgotten:
+        what = "their traits are removed" if feed.optout_removals else "what was sent for them is forgotten"
+        notes.append(f"opted out since, {what}: {amount(summary.forgotten, 'user')}")
     if summary.rejects_file:
         notes.append(f"rejected records: {summary.rejects_file}")
     for file in summary.files:

@@ -1,16 +1,9 @@
 """A run, from top to bottom: settle what an earlier run left, plan, freeze, deliver, record.
 
-State is a folder a run, and listing it tells how far the run came:
-
-    <state_dir>/runs/<run>/plan.json         planned: inputs, name, time
-                          /files/            frozen files, under their final names
-                          /rejects.csv.gz    records left out
-                          /held.parquet      what waits from now on
-                          /manifest.json     frozen: from here on the files are only ever delivered, never made again
-                          /DELIVERED         delivered and recorded; or REFUSED
-
-A run that ends before its manifest is complete has offered nothing to anybody: the next run starts from the inputs
-again, under a new name. One that ends later is delivered by the next run: same names, same bytes.
+`state` says what lies where. A run that ends before its manifest is complete has offered nothing to anybody: the next
+run starts from the inputs again, under a new name. One that ends later is delivered by the next run: same names, same
+bytes. There is one exception: where somebody opted out after the freeze, and no byte was offered to the destination
+yet, the run is withdrawn, and its inputs are new again. Once bytes may have been offered the files go out as they are.
 """
 
 import json
@@ -18,37 +11,43 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from idsync.errors import IdsyncError, UsageError
-from idsync.settings import DataSource, DirectoryDestination, Feed, S3Destination, Settings
-from idsync.store import open_store
-from reconcile import durable, inputs, rejects
+from idsync.settings import DataSource, Destination, Feed, Settings
+from idsync.store import DAY, open_store
+from reconcile import durable, inputs, optouts, rejects, retention, sent, tables
 from reconcile.delivery import open_delivery
-from reconcile.engine.duckdb import DuckEngine, Outcome, Reject, Sink
+from reconcile.engine.changes import ChangesEngine
+from reconcile.engine.duckdb import DuckEngine, Ints, Outcome, Reject, Sink
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan, inbound_name, plan
 from reconcile.files import FileWriter, FrozenFile
 from reconcile.held import Held
-from reconcile.inputs import Input
+from reconcile.inputs import Gathered, Input
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
+from reconcile.optouts import OptOuts
 from reconcile.progress import Meter, Step
 from reconcile.records import Records
+from reconcile.state import FeedState, RunFolder, withdraw
 from reconcile.summary import Summary
 
 # Up to so many customers the store is asked for them alone; beyond, reading all of it is quicker.
 SUBSET_CUSTOMERS = 100_000
 # Inputs of this size surely hold more: then the store is read while the inputs are.
 LARGE_INPUT_BYTES = 32_000_000
-_DAY_SECONDS = 86_400
+# What is left out for these reasons is no sign of a bad input.
+_BLAMELESS = ("held-too-long", "opted-out", "vanished")
 
 Clock = Callable[[], int]
 
@@ -63,11 +62,11 @@ def run(settings: Settings, feed_name: str, *, dry_run: bool, meter: Meter, now:
     job = Job(settings, feed_name, meter, now)
     if dry_run:
         return job.rehearse()
-    with exclusive(job.state / "locks" / f"{feed_name}.lock", feed_name):
-        settled = job.settle()
+    with exclusive(job.state.lock, feed_name):
+        settled, withdrawn = job.settle()
         summary = job.run()
-        summary.settled = settled
-        job.purge()
+        summary.settled, summary.withdrawn = settled, withdrawn
+        retention.purge(job.state, settings, now())
         return summary
 
 
@@ -78,129 +77,142 @@ class Job:
         self._settings, self._meter, self._now = settings, meter, now
         self._feed, self._source, self._destination = resolve(settings, feed_name)
         self._plan: Plan = plan(self._feed, self._source)
-        self.state = settings.reconcile.state_dir
-        self._ledger = Ledger(self.state / "ledger.db")
+        self.state = FeedState(settings.reconcile.state_dir, feed_name)
+        self._ledger = Ledger(settings.reconcile.state_dir / "ledger.db")
 
     # --- the flow --------------------------------------------------------------------------------------------------
 
     def run(self) -> Summary:
-        sources, known = self._new_inputs()
-        if not sources and not self._held_path.exists():
-            return self._summary(status="nothing-to-do", known_inputs=known)
+        with self._gathered(self.state.copies, self.state.objects) as gathered:
+            return self._run(gathered)
+
+    def _run(self, gathered: Gathered) -> Summary:
+        sources, passed_over = self._new(gathered)
+        if not sources and not self.state.held.exists() and not (self._feed.changes_only and self.state.sent.exists()):
+            return self._summary(status="nothing-to-do", **passed_over)
         run, timestamp = self._ledger.reserve(self._feed.name, self._now() // 1000)
-        folder = self.state / "runs" / run
-        summary = self._summary(run=run, planned_at=self._now(), known_inputs=known)
-        summary.inputs = [{"path": str(source.path), "sha256": source.sha256} for source in sources]
-        (folder / "files").mkdir(parents=True)
-        durable.write(folder / "plan.json", _json(summary))
+        folder = self.state.run(run)
+        summary = self._summary(run=run, planned_at=self._now(), **passed_over)
+        summary.inputs = [{"path": source.name, "sha256": source.sha256} for source in sources]
+        folder.files.mkdir(parents=True)
+        durable.write(folder.plan, _json(summary))
         try:
             self._freeze(folder, timestamp, sources, summary)
         except RunRefused as error:
             summary.status, summary.problem = "refused", error.problem
-            self._end(folder, summary, "REFUSED")
+            shutil.rmtree(folder.files)
+            shutil.rmtree(folder.scratch)
+            self._end(folder, summary)
             raise
         except IdsyncError as error:
             summary.status, summary.problem = "failed", error.problem
-            shutil.rmtree(folder)
+            folder.remove()
             self._ledger.close(run, "failed", summary.as_dict())
             raise
-        if not sources and not summary.matched and not summary.rejected:
-            shutil.rmtree(folder)
+        if not sources and summary.unmatched == summary.held == summary.read and not summary.forgotten:
+            folder.remove()
             self._ledger.forget(run)
-            return self._summary(status="nothing-to-do", known_inputs=known, held=summary.held)
+            return self._summary(status="nothing-to-do", **passed_over, held=summary.held)
         return self._deliver(folder, summary)
 
-    def settle(self) -> list[str]:
-        """Finish what interrupted runs left: clear away what was never frozen, deliver what was; the runs delivered."""
-        delivered = []
-        for folder in self._folders():
-            if (folder / "DELIVERED").exists() or (folder / "REFUSED").exists():
-                continue
-            if (folder / "manifest.json").exists():
-                self._deliver(folder, Summary(**json.loads((folder / "manifest.json").read_text())))
-                delivered.append(folder.name)
+    def settle(self) -> tuple[list[str], list[str]]:
+        """Finish what interrupted runs left: clear away what was never frozen, deliver what was, or withdraw it.
+
+        The runs delivered, and those withdrawn.
+        """
+        self.state.clear_leftovers()
+        delivered, withdrawn = [], []
+        for folder in [folder for folder in self.state.runs() if not folder.is_ended]:
+            if folder.may_be_withdrawn and folder.opt_outs.read_text() != self._opt_outs().digest:
+                withdraw(folder, self._ledger, "somebody opted out before its files were offered")
+                withdrawn.append(folder.name)
             else:
-                shutil.rmtree(folder)
+                self._deliver(folder, Summary(**json.loads(folder.manifest.read_text())))
+                delivered.append(folder.name)
         self._ledger.abandon(self._feed.name, "interrupted before its files were frozen; its inputs stay new")
-        return delivered
+        return delivered, withdrawn
 
     def rehearse(self) -> Summary:
         """All of a run but its traces: the same figures, nothing written but scratch files that go at the end."""
-        sources, known = self._new_inputs()
-        summary = self._summary(status="dry-run", planned_at=self._now(), known_inputs=known)
-        summary.inputs = [{"path": str(source.path), "sha256": source.sha256} for source in sources]
-        with TemporaryDirectory(prefix="reconcile-") as scratch, self._engine(Path(scratch)) as engine:
-            self._reconcile(engine, sources, summary, _Nowhere())
+        with TemporaryDirectory(prefix="reconcile-") as scratch, self._gathered(Path(scratch) / "copies") as gathered:
+            sources, passed_over = self._new(gathered)
+            summary = self._summary(status="dry-run", planned_at=self._now(), **passed_over)
+            summary.inputs = [{"path": source.name, "sha256": source.sha256} for source in sources]
+            with self._engine(Path(scratch)) as engine:
+                self._reconcile(engine, sources, summary, _Nowhere())
         summary.finished_at = self._now()
         return summary
-
-    def purge(self) -> None:
-        """Remove ended runs past keep_runs_days. The ledger keeps what they did."""
-        oldest = self._now() // 1000 - self._settings.reconcile.keep_runs_days * _DAY_SECONDS
-        for folder in self._folders():
-            ended = (folder / "DELIVERED").exists() or (folder / "REFUSED").exists()
-            if ended and int(folder.name.partition("-")[0]) < oldest:
-                shutil.rmtree(folder)
 
     # --- its steps -------------------------------------------------------------------------------------------------
 
-    def _new_inputs(self) -> tuple[list[Input], int]:
-        """Files with content that no run of this feed has delivered; and how many known ones and copies there are."""
-        paths = inputs.discover(self._feed.inputs)
-        step = self._meter.step("looking at inputs", len(paths))
+    def _gathered(self, copies: Path, memory: Path | None = None) -> AbstractContextManager[Gathered]:
+        known = partial(self._ledger.known, self._feed.name)
+        return inputs.gather(self._feed, copies, self._now(), self._meter, known=known, memory=memory)
+
+    def _new(self, gathered: Gathered) -> tuple[list[Input], dict[str, Any]]:
+        """Files with content that no run of this feed has delivered; and how many were passed over, and why."""
         found: dict[str, Input] = {}
-        for path in paths:
-            source = inputs.fingerprint(path)
+        for source in gathered.sources:
             found.setdefault(source.sha256, source)
-            step.advance(1)
         known = self._ledger.known(self._feed.name, found) if found else {}
         fresh = [source for source in found.values() if source.sha256 not in known]
-        return fresh, len(paths) - len(fresh)
+        unfinished = gathered.unfinished + gathered.unsettled
+        return fresh, {"known_inputs": len(gathered.sources) - len(fresh), "unfinished_inputs": unfinished}
 
-    def _freeze(self, folder: Path, timestamp: int, sources: list[Input], summary: Summary) -> None:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        writer = FileWriter(folder / "files", inbound_name(self._feed, self._source, timestamp))
-        with self._engine(scratch) as engine:
-            self._reconcile(engine, sources, summary, writer, folder)
-        shutil.rmtree(scratch)
-        summary.files = [asdict(file) for file in writer.finish()]
+    def _freeze(self, folder: RunFolder, timestamp: int, sources: list[Input], summary: Summary) -> None:
+        folder.scratch.mkdir()
+        name = inbound_name(self._feed, self._source, timestamp)
+        with closing(FileWriter(folder.files, name)) as writer:
+            with self._engine(folder.scratch) as engine:
+                self._reconcile(engine, sources, summary, writer, folder)
+            shutil.rmtree(folder.scratch)
+            summary.files = [asdict(file) for file in writer.finish()]
         summary.status = "frozen"
-        durable.write(folder / "manifest.json", _json(summary))
+        durable.write(folder.manifest, _json(summary))
 
-    def _deliver(self, folder: Path, summary: Summary) -> Summary:
+    def _deliver(self, folder: RunFolder, summary: Summary) -> Summary:
         """Offer the frozen files; once all have arrived, record it. Every step can be repeated."""
-        delivery = open_delivery(self._destination, self._settings)
         step = self._meter.step("delivering", len(summary.files))
-        for entry in summary.files:
-            file = FrozenFile(**{key: value for key, value in entry.items() if key != "location"})
-            try:
-                entry["location"] = delivery.deliver(folder / "files" / file.name, file, summary.planned_at)
-            except IdsyncError as error:
-                summary.problem = error.problem
-                self._ledger.close(summary.run, "frozen", summary.as_dict())
-                raise
-            step.advance(1)
+        try:
+            delivery = open_delivery(self._destination, self._settings)
+            if summary.files:
+                delivery.reach()
+            folder.mark_offered()  # without files, too: it is about to be recorded
+            for entry in summary.files:
+                file = FrozenFile(**{key: value for key, value in entry.items() if key != "location"})
+                entry["location"] = delivery.deliver(folder.files / file.name, file, summary.planned_at)
+                step.advance(1)
+        except IdsyncError as error:
+            summary.problem = error.problem
+            self._ledger.close(summary.run, "frozen", summary.as_dict())
+            raise
         summary.status, summary.problem = "delivered", ""
-        self._end(folder, summary, "DELIVERED")
+        self._end(folder, summary)
         return summary
 
-    def _end(self, folder: Path, summary: Summary, marker: str) -> None:
+    def _end(self, folder: RunFolder, summary: Summary) -> None:
         """The ledger first: what it does not know is done again, and doing it again is harmless."""
         summary.finished_at = self._now()
         self._ledger.close(summary.run, summary.status, summary.as_dict())
-        if marker == "DELIVERED" and (folder / "held.parquet").exists():
-            self._held_path.parent.mkdir(exist_ok=True)
-            durable.move(folder / "held.parquet", self._held_path)
-            if not summary.held:
-                self._held_path.unlink()
-        durable.write(folder / marker, b"")
+        delivered = summary.status == "delivered"
+        if delivered:
+            for made, target in ((folder.held, self.state.held), (folder.sent, self.state.sent)):
+                if made.exists():
+                    target.parent.mkdir(exist_ok=True)
+                    durable.move(made, target)
+                if target.exists() and not tables.rows(target):
+                    target.unlink()
+        if delivered and not self._feed.changes_only:
+            self.state.sent.unlink(missing_ok=True)  # it would not know of this run
+        folder.mark_ended(summary.finished_at, delivered=delivered)
 
     def _reconcile(
-        self, engine: DuckEngine, sources: list[Input], summary: Summary, sink: Sink, folder: Path | None = None
+        self, engine: DuckEngine, sources: list[Input], summary: Summary, sink: Sink, folder: RunFolder | None = None
     ) -> None:
         """Read, join, render into `sink`; fill in the summary's figures. Rejects and held records go to `folder`."""
-        held = Held(self._held_path, self._plan, engine.schema, now=self._now(), days=self._feed.held_days)
+        if self._feed.vanished == "remove":
+            sources = sources[-1:]  # each is a full export, and the last by name says it all
+        held = Held(self.state.held, self._plan, engine.schema, now=self._now(), days=self._feed.held_days)
         records = Records(sources, self._plan, engine.schema, start=held.count)
         with ThreadPoolExecutor(max_workers=1) as beside:
             ahead = beside.submit(self._load_mappings, engine, None) if _is_large(sources) else None
@@ -211,14 +223,26 @@ class Job:
         summary.from_hold = held.count - len(superseded)
         summary.read = records.read + summary.from_hold
         for entry in summary.inputs:
-            entry["records"] = records.counts[entry["sha256"]]
+            entry["records"] = records.counts.get(entry["sha256"], 0)
 
+        # first of all: else a faulty record would bring the ID of somebody who opted out among the rejects
+        opt_outs = self._opt_outs()
+        if folder:
+            durable.write(folder.opt_outs, opt_outs.digest.encode())
+        complete = bool(sources) and not records.bad
+        left_out = self._take_sent(engine, opt_outs, summary, first=held.count, complete=complete)
+        gone = engine.take_opted_out(opt_outs.dpid, opt_outs.tokens)
+        left_out += [Reject(int(seq), "", optouts.REASON) for seq in gone]
         # records from hold are always looked at: the rules may have changed since
         suspects = [(0, held.count - 1)] * bool(held.count) + records.suspects
-        left_out = held.expired + records.bad + engine.take_faults(suspects)
+        left_out += held.expired + records.bad + engine.take_faults(suspects)
+        left_out = opt_outs.hide(left_out)
         self._check_share(left_out, records, summary, folder)
+        if isinstance(engine, ChangesEngine):
+            engine.pass_over_older(records.starts)
         summary.mappings = ahead.result() if ahead else self._load_mappings(engine, _wanted(engine))
         outcome = engine.render(_Metered(sink, self._meter.step("joining", engine.count())))
+        outcome.rejects = list({reject.seq: reject for reject in outcome.rejects}.values())  # it may have several users
         unmatched = _settle_counts(outcome, summary)
         left_out += outcome.rejects
         self._check_share(left_out, records, summary, folder)
@@ -228,10 +252,39 @@ class Job:
                 f"{summary.rejected} rejected",
                 mend="this is a fault of the program; nothing was delivered; please report it",
             )
-        if self._feed.unmatched == "hold":
-            target = folder / "held.parquet" if folder else None
-            summary.held = engine.write_held(unmatched, held.since, self._now(), target)
+        self._write_held(engine, unmatched, held, summary, folder)
+        if isinstance(engine, ChangesEngine):
+            engine.write_sent(sent.metadata(self._feed, self._source), folder.sent if folder else None)
+            if folder:
+                durable.sync(folder.sent)
         self._write_rejects(left_out, records, summary, folder)
+
+    def _take_sent(
+        self, engine: DuckEngine, opt_outs: OptOuts, summary: Summary, *, first: int, complete: bool
+    ) -> list[Reject]:
+        """What was sent before; who opted out since, or vanished from a full export. Held records of such customers go.
+
+        The inputs' records are those from number `first` on. They are `complete` unless there was none, or one that
+        can't be read and may be anybody's: then nobody vanishes this time.
+        """
+        if not isinstance(engine, ChangesEngine):
+            return []
+        known = sent.look(self.state.sent, sent.metadata(self._feed, self._source))
+        oldest = self._now() - self._settings.reconcile.keep_state_days * DAY
+        count = engine.load_sent(known.path, self._now(), oldest=oldest, marked=known.marked)
+        summary.forgotten = engine.take_opted_out_sent(
+            opt_outs.dpid, opt_outs.tokens, opt_outs.devices, told=self._feed.optout_removals
+        )
+        if self._feed.vanished == "keep" or not complete:
+            return []
+        summary.vanished = engine.take_vanished(first)
+        if summary.vanished > self._feed.max_vanished * count and summary.status != "dry-run":
+            raise RunRefused(
+                f"{summary.vanished:,} of {count:,} users vanished from the export, "
+                f"max_vanished is {self._feed.max_vanished:.2%}",
+                mend="see that the export is complete, or raise the feed's max_vanished; nothing was delivered",
+            )
+        return engine.take_before(first, "vanished")
 
     def _load_mappings(self, engine: DuckEngine, wanted: list[str] | None) -> int:
         """All mappings of the data source, or those of the customers that are wanted."""
@@ -241,11 +294,29 @@ class Job:
             )
             return engine.load_mappings(self._counted("reading mappings", exported))
 
-    def _check_share(self, left_out: list[Reject], records: Records, summary: Summary, folder: Path | None) -> None:
+    def _opt_outs(self) -> OptOuts:
+        with closing(open_store(self._settings.store)) as store:
+            return OptOuts(self._source.dpid, store.opt_outs())
+
+    def _write_held(
+        self, engine: DuckEngine, unmatched: Ints, held: Held, summary: Summary, folder: RunFolder | None
+    ) -> None:
+        """A feed that holds no longer lets go of what it held: it was read, and counted, by this run."""
+        if self._feed.unmatched != "hold" and not held.count:
+            return
+        waiting = unmatched if self._feed.unmatched == "hold" else np.empty(0, np.int64)
+        summary.held = engine.write_held(waiting, held.since, self._now(), folder.held if folder else None)
+        if folder:
+            durable.sync(folder.held)
+
+    def _check_share(
+        self, left_out: list[Reject], records: Records, summary: Summary, folder: RunFolder | None
+    ) -> None:
         """Refuse the run when too large a share of the inputs' records was rejected."""
         summary.rejected = len(left_out)
         summary.reasons = rejects.by_reason(left_out)
-        share = (len(left_out) - summary.reasons.get("held-too-long", 0)) / max(records.read, 1)
+        faulty = len(left_out) - sum(summary.reasons.get(reason, 0) for reason in _BLAMELESS)
+        share = faulty / max(records.read, 1)
         if share <= self._feed.max_rejected or folder is None:
             return
         self._write_rejects(left_out, records, summary, folder)
@@ -255,29 +326,23 @@ class Job:
             mend=f"see {summary.rejects_file}; mend the input, or raise the feed's max_rejected; nothing was delivered",
         )
 
-    def _write_rejects(self, left_out: list[Reject], records: Records, summary: Summary, folder: Path | None) -> None:
+    def _write_rejects(
+        self, left_out: list[Reject], records: Records, summary: Summary, folder: RunFolder | None
+    ) -> None:
         if not left_out or folder is None:
             return
-        path = folder / "rejects.csv.gz"
         from_inputs = [reject.seq for reject in left_out if reject.seq >= records.first]
         from_hold = {
-            reject.seq: (str(self._held_path), reject.seq + 1) for reject in left_out if reject.seq < records.first
+            reject.seq: (str(self.state.held), reject.seq + 1) for reject in left_out if reject.seq < records.first
         }
-        rejects.write(path, left_out, from_hold | records.places(from_inputs))
-        summary.rejects_file = str(path)
+        rejects.write(folder.rejects, left_out, from_hold | records.places(from_inputs))
+        summary.rejects_file = str(folder.rejects)
 
     # --- small things ----------------------------------------------------------------------------------------------
 
-    @property
-    def _held_path(self) -> Path:
-        return self.state / "held" / f"{self._feed.name}.parquet"
-
-    def _folders(self) -> list[Path]:
-        runs = sorted((self.state / "runs").glob("*-*"))
-        return [folder for folder in runs if folder.name.partition("-")[2] == self._feed.name]
-
     def _engine(self, scratch: Path) -> DuckEngine:
-        return DuckEngine(self._plan, scratch, self._settings.reconcile.memory_limit)
+        kind = ChangesEngine if self._feed.changes_only else DuckEngine
+        return kind(self._plan, scratch, self._settings.reconcile.memory_limit)
 
     def _counted(self, name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         step = self._meter.step(name)
@@ -292,7 +357,7 @@ class Job:
         return Summary(**known, status=status, **figures)  # type: ignore[arg-type]
 
 
-def resolve(settings: Settings, feed_name: str) -> tuple[Feed, DataSource, DirectoryDestination | S3Destination]:
+def resolve(settings: Settings, feed_name: str) -> tuple[Feed, DataSource, Destination]:
     """A feed with its data source and destination, which the checked settings are known to hold."""
     feed = settings.feed(feed_name)
     if feed is None:
@@ -304,14 +369,14 @@ def resolve(settings: Settings, feed_name: str) -> tuple[Feed, DataSource, Direc
     return feed, source, destination
 
 
-def _settle_counts(outcome: Outcome, summary: Summary) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def _settle_counts(outcome: Outcome, summary: Summary) -> Ints:
     """Fill in the join's figures; the numbers of the unmatched records. A record found unsendable is rejected only."""
     unmatched = np.concatenate([*outcome.unmatched, np.empty(0, np.int64)])
     late = np.array([reject.seq for reject in outcome.rejects], dtype=np.int64)
     kept = unmatched[~np.isin(unmatched, late)]
     summary.unmatched = len(kept)
     summary.matched = outcome.matched - (len(late) - (len(unmatched) - len(kept)))
-    summary.silent, summary.lines = outcome.silent, outcome.lines
+    summary.silent, summary.unchanged, summary.lines = outcome.silent, outcome.unchanged, outcome.lines
     return kept
 
 

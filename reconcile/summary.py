@@ -8,11 +8,14 @@ from typing import Any
 class Summary:
     """Counts are of records unless they say otherwise. `read` = `matched` + `unmatched` + `rejected`, always.
 
-    `status`: delivered; nothing-to-do; dry-run; frozen (files wait for the destination); refused; failed.
+    `status`: delivered; nothing-to-do; dry-run; frozen (files wait for the destination); withdrawn; refused; failed.
     `from_hold` of the records read had waited from earlier runs; `superseded` ones were replaced by a newer record of
     the same customer and are not counted as read. The unmatched are held, dropped or emitted as the feed says.
-    `silent` records matched but had nothing to send. `settled` are interrupted runs whose files this one delivered
-    first. Times are milliseconds since the epoch.
+    `silent` records matched but had nothing to send. Of feeds that send only changes: for `unchanged` records all was
+    sent before; `vanished` users and `forgotten` ones, who opted out, were sent something once and go. `settled` are
+    interrupted runs whose files this one delivered first; `withdrawn` ones it took back, since somebody had opted out
+    before they were offered to anybody. `known_inputs` were delivered before, or are copies; `unfinished_inputs` are
+    still being written. Times are milliseconds since the epoch.
     """
 
     feed: str
@@ -28,6 +31,9 @@ class Summary:
     superseded: int = 0
     matched: int = 0
     silent: int = 0
+    unchanged: int = 0
+    vanished: int = 0
+    forgotten: int = 0
     unmatched: int = 0
     held: int = 0
     rejected: int = 0
@@ -37,7 +43,9 @@ class Summary:
     lines: int = 0
     inputs: list[dict[str, Any]] = field(default_factory=list)
     known_inputs: int = 0
+    unfinished_inputs: int = 0
     settled: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     problem: str = ""
 

@@ -15,6 +15,8 @@ PURE = [
     "idsync/tag.py",
     *(
         "reconcile/feed.py",
+        "reconcile/changes.py",
+        "reconcile/inputs/layout.py",
         "reconcile/lines.py",
         "reconcile/names.py",
         "reconcile/engine/sql.py",

@@ -1,12 +1,28 @@
 """Moving frozen files to where Audience Manager picks them up, and proving that they arrived."""
 
-from idsync.settings import DirectoryDestination, S3Destination, Settings
+from idsync.settings import AnyDestination, DirectoryDestination, FtpDestination, S3Destination, Settings
 from reconcile.delivery.base import Delivery
+from reconcile.delivery.courier import Courier, Patience
 from reconcile.delivery.directory import DirectoryDelivery
+from reconcile.delivery.ftp import FtpDelivery
 from reconcile.delivery.s3 import S3Delivery
+from reconcile.delivery.sftp import SftpDelivery
 
 
-def open_delivery(destination: DirectoryDestination | S3Destination, settings: Settings) -> Delivery:
+def open_delivery(destination: AnyDestination, settings: Settings) -> Courier:
+    """Makes no connection yet."""
+    delivery = connect(destination, settings.partner or "")
+    if isinstance(destination, DirectoryDestination):
+        return Courier(delivery, Patience(0))
+    return Courier(delivery, Patience(destination.retry_seconds), parallel=destination.parallel)
+
+
+def connect(destination: AnyDestination, partner: str) -> Delivery:
+    """The destination alone, which tries everything once."""
     if isinstance(destination, DirectoryDestination):
         return DirectoryDelivery(destination.path)
-    return S3Delivery(destination, settings.partner or "")
+    if isinstance(destination, S3Destination):
+        return S3Delivery(destination, partner)
+    if isinstance(destination, FtpDestination):
+        return FtpDelivery(destination)
+    return SftpDelivery(destination)

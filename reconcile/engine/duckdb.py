@@ -4,7 +4,7 @@ Lines are rendered inside the engine, each with its newline, so that the value b
 is the content of the file: from there to the compressor no row is touched in Python.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +47,14 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the staged records. `records` = `matched` + the unmatched; `silent` matched but had no items."""
+    """What became of the staged records. `records` = `matched` + the unmatched; `silent` matched but had no items,
+    `unchanged` had all of theirs sent before.
+    """
 
     records: int = 0
     matched: int = 0
     silent: int = 0
+    unchanged: int = 0
     lines: int = 0
     unmatched: list[Ints] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -100,6 +103,17 @@ class DuckEngine:
         values = [Reject(*row) for row in self._rows(f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL")]
         self.drop(np.array([reject.seq for reject in values], dtype=np.int64))
         return sorted(found + values, key=lambda reject: reject.seq)
+
+    def take_opted_out(self, dpid: int, tokens: Collection[str]) -> Ints:
+        """Remove the records of the customers with these tokens (see `idsync.store.optouts`); their numbers."""
+        if not tokens:
+            return np.empty(0, np.int64)
+        self._con.register("opt_outs", pa.table({"token": pa.array(tokens, pa.string())}))
+        query = f"SELECT seq FROM records WHERE {sql.opt_out_token(dpid)} IN (SELECT token FROM opt_outs)"
+        found: Ints = self._con.sql(query).fetchnumpy()["seq"]
+        self._con.unregister("opt_outs")
+        self.drop(found)
+        return found
 
     def drop(self, seqs: Ints) -> None:
         if len(seqs):
@@ -284,20 +298,25 @@ def _spill_errors() -> Iterator[None]:
 def _account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
     matched = batch.column("matched").to_numpy(zero_copy_only=False)
     counted = batch.column("counted").to_numpy(zero_copy_only=False)
-    line = batch.column("line")
     outcome.records += int(np.count_nonzero(counted))
     outcome.matched += int(np.count_nonzero(matched & counted))
     if not matched.all():
         outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
-    lengths, text = text_buffer(line)
-    sent = int(np.count_nonzero(lengths))
+    lengths, _ = text_buffer(batch.column("line"))
     due = batch.column("sent").to_numpy(zero_copy_only=False)
     outcome.silent += int(np.count_nonzero(counted & due & (lengths == 0)))
+    outcome.lines += write_lines(batch, sink)
+
+
+def write_lines(batch: pa.RecordBatch, sink: Sink) -> int:
+    """Hand the column `line`, with nulls where there is none, to the sink; how many lines that makes."""
+    lengths, text = text_buffer(batch.column("line"))
+    sent = int(np.count_nonzero(lengths))
     if len(lengths) and int(lengths.max()) > lines.MAX_LINE_BYTES:
         sent, text = _repack(batch, lengths)
     if sent:
         sink.write(text, sent)
-    outcome.lines += sent
+    return sent
 
 
 def _repack(batch: pa.RecordBatch, lengths: Ints) -> tuple[int, memoryview]:

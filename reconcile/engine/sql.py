@@ -18,6 +18,11 @@ def record_columns(plan: Plan) -> list[str]:
     return ["seq", "id", *(f"v{index}" for index in range(len(plan.columns)))]
 
 
+def opt_out_token(dpid: int, column: str = "id") -> str:
+    """The token of a customer, as `store.optouts.customer_token` makes it."""
+    return f"concat('{dpid}:', sha1(concat('{dpid}:', {column})))"
+
+
 def value_fault(plan: Plan) -> str:
     """The reason why a record's values are refused, or NULL; the first that applies. IDs are judged in Python."""
     cases = []
@@ -75,6 +80,7 @@ def item_list(plan: Plan) -> str:
 # A UUID is kept in the join as its two halves of 19 digits, each of which fits 64 bits: 16 bytes in place of 58, which
 # saves a third of the join's memory. Nothing is ever compared or counted with them; the zeros in front come back here.
 UUID_HALVES = "uuid[:19]::UBIGINT AS high, uuid[20:]::UBIGINT AS low"
+OPT_OUT_OF_DEVICE = "concat('uuid:', sha1(unhex(concat(lpad(high::VARCHAR, 19, '0'), lpad(low::VARCHAR, 19, '0')))))"
 UUID = "lpad(m.high::VARCHAR, 19, '0') || lpad(m.low::VARCHAR, 19, '0')"
 
 
@@ -97,13 +103,108 @@ def joined(plan: Plan, *, repeats: bool) -> str:
     )
 
 
+def said(plan: Plan, *, repeats: bool) -> str:
+    """Every record with what it says to whom, for `engine.changes`: one row for each device that it is meant for.
+
+    `meant` for somebody, `due` unless a later file has a record of the same customer, `single` if no other record may
+    be of the same customer. Of a single record: its `mark`, whether that is `known`, and, if not, customer, text and
+    traits.
+    """
+    tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
+    if repeats:
+        tables += " LEFT JOIN repeated_ids ON repeated_ids.h = hash(r.id)"
+    halves = "m.high, m.low" if plan.by_uuid else "0::UBIGINT AS high, 0::UBIGINT AS low"
+    counted = "coalesce(m.latest, true)" if plan.every_device else "true"
+    meant = "true" if plan.emit_unmatched else "m.customer_id IS NOT NULL"
+    joined = (
+        f"SELECT r.*, {halves}, m.customer_id IS NOT NULL AS matched, {counted} AS counted, {meant} AS meant,"
+        f" {meant} AND r.seq NOT IN (FROM outdated) AS due, {'repeated_ids.h IS NULL' if repeats else 'true'} AS single"
+        f" FROM {tables}"
+    )
+    marked = (
+        "SELECT *, CASE WHEN text <> '' THEN hash(id, high, low, text) END AS mark"
+        f" FROM (SELECT *, CASE WHEN due AND single THEN {text_of(plan)} ELSE '' END AS text FROM ({joined}))"
+    )
+    new = ", ".join(
+        f"CASE WHEN due AND single AND NOT known THEN {value} END AS {name}"
+        for name, value in (("customer_id", "id"), ("text", "text"), ("traits", _traits_in_force(plan)))
+    )
+    return (
+        f"SELECT seq, high, low, matched, counted, meant, due, single, known, mark, {new}"
+        f" FROM (SELECT *, {_KNOWN} FROM ({marked}))"
+    )
+
+
+_KNOWN = "coalesce(mark IN (SELECT mark FROM sent WHERE mark IS NOT NULL), false) AS known"
+
+
+def _traits_in_force(plan: Plan) -> str:
+    """The traits that a record adds, with commas between them."""
+    parts = []
+    for item in plan.items:
+        column = f"v{item.column}"
+        match item:
+            case TraitsItem():
+                parts.append(f"nullif({_trait_ids(column)}, '')")
+            case RuleItem(_, equals, trait, _):
+                parts.append(f"CASE WHEN {column} = {literal(equals)} THEN '{trait}' END")
+    return f"concat_ws(',', {', '.join(parts)})" if parts else "''"
+
+
+def several(plan: Plan, parts: int) -> str:
+    """The due records of customers who may have more than one; a part number keeps a customer together."""
+    return (
+        f"SELECT r.id AS customer_id, s.high, s.low, s.seq, {text_of(plan)} AS text, hash(r.id) % {parts} AS part"
+        " FROM (SELECT seq, high, low FROM said WHERE due AND NOT single) s JOIN records r USING (seq)"
+    )
+
+
+SEVERAL_MARKS = f"""
+    SELECT *, {_KNOWN} FROM (
+        SELECT customer_id, high, low, CASE WHEN text <> '' THEN hash(customer_id, high, low, text) END AS mark
+        FROM (SELECT customer_id, high, low, string_agg(text, '' ORDER BY seq) AS text FROM several WHERE part = ?
+              GROUP BY ALL))
+"""
+
+
+def new_lines(plan: Plan, user: str) -> str:
+    """The lines of users of whom nothing was sent before, and of whom one record speaks."""
+    user_id = UUID.replace("m.", "") if plan.by_uuid else "customer_id"
+    return (
+        f"SELECT concat({user_id}, chr(9), substr(text, 2), chr(10)) AS line"
+        f" FROM changed ANTI JOIN woven USING ({user})"
+    )
+
+
+def rows_of_users(plan: Plan, user: str) -> str:
+    """All that is known of the users in `woven`: what is said now (kind 0), what was said before by the same customers
+    (1), what others said before (2), and what goes (3). Users one after the other."""
+    key = "customer_id, high, low"
+    nothing = "NULL::BIGINT AS seq, NULL::UBIGINT AS mark, NULL::VARCHAR[] AS items"
+    said_now = f"{key}, seq, mark, {item_list(plan)} AS items, '' AS traits, false AS told"
+    rows = (
+        f"SELECT 0 AS kind, {said_now} FROM (FROM changed SEMI JOIN woven USING ({user})) JOIN records USING (seq)",
+        f"SELECT 0, {said_now} FROM (SELECT {key}, several.seq, changed.mark FROM several JOIN changed USING ({key}))"
+        " JOIN records USING (seq)",
+        f"SELECT 1, {key}, {nothing}, traits, false FROM before",
+        f"SELECT 2, {key}, {nothing}, traits, false FROM sent SEMI JOIN woven USING ({user})"
+        f" ANTI JOIN changed USING ({key}) ANTI JOIN gone USING ({key})",
+        f"SELECT 3, {key}, {nothing}, traits, told FROM gone",
+    )
+    return f"FROM ({' UNION ALL '.join(rows)}) ORDER BY {user}, kind, seq, customer_id"
+
+
+def text_of(plan: Plan) -> str:
+    """All items of a record, each with a comma before it."""
+    return f"concat({', '.join(_item(plan, item, ',') for item in plan.items)})"
+
+
 def lines_of(plan: Plan, *, repeats: bool) -> str:
     """One row a joined row: seq, matched, counted, `sent` if a line is due now, and the line: NULL without items."""
-    text = f"concat({', '.join(_item(plan, item, ',') for item in plan.items)})"  # a comma before each; the first goes
     return (
         "SELECT seq, matched, counted, sent,"
         " CASE WHEN text <> '' THEN concat(user_id, chr(9), substr(text, 2), chr(10)) END AS line"
-        f" FROM (SELECT *, CASE WHEN sent THEN {text} END AS text"
+        f" FROM (SELECT *, CASE WHEN sent THEN {text_of(plan)} END AS text"
         f" FROM (SELECT *, user_id IS NOT NULL AND NOT repeated AS sent FROM ({joined(plan, repeats=repeats)})))"
     )
 

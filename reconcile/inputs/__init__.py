@@ -7,35 +7,140 @@ around it. Numbers never pass through a numeric type: 38 digits, `007` and `1e5`
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from isal import igzip, isal_zlib
 
 from idsync.errors import ConfigError
+from idsync.settings import Feed
 from reconcile.errors import InputChanging, InputRefused
 from reconcile.feed import Plan
-from reconcile.inputs import delimited, jsonl, parquet
+from reconcile.inputs import delimited, jsonl, parquet, text
 from reconcile.inputs.chunk import Chunk
+from reconcile.inputs.delimited import Dialect
+from reconcile.inputs.layout import Layout, layout_of
+from reconcile.inputs.remote import SCHEME, Bucket, Memory, RemoteObject
+from reconcile.progress import Meter, Step
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _FORMATS = ("csv", "tsv", "jsonl", "parquet")
+_GZIP = ".gz"
+_T = TypeVar("_T")
+
+# What copiers, browsers and editors call a file that is not complete, or is no data: hidden files of any kind (on a Mac
+# "._name" stands beside each file), and the mark that Hadoop leaves beside its output.
+_UNFINISHED = re.compile(r"\..*|_SUCCESS|.*(~|\.(tmp|temp|part|partial|filepart|crdownload|swp))", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One file as it was when the run was planned. `state` changes whenever somebody writes to it."""
+    """One file as it was when the run was planned. `state` changes whenever somebody writes to it.
+
+    `path` is where it can be read, `url` where it came from if that is elsewhere.
+    """
 
     path: Path
     sha256: str
     state: tuple[int, int, int]
+    layout: Layout = field(default_factory=Layout)
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it by."""
+        return self.url or str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a feed's pattern names at one moment. Passed over: `unfinished` files by their name, `unsettled` ones
+    because they were written to less than `settle_seconds` ago.
+    """
+
+    sources: list[Input]
+    unfinished: int = 0
+    unsettled: int = 0
+
+
+@contextmanager
+def gather(
+    feed: Feed,
+    copies: Path,
+    now: int,
+    meter: Meter,
+    *,
+    known: Callable[[Iterable[str]], Collection[str]],
+    memory: Path | None = None,
+) -> Iterator[Gathered]:
+    """The inputs of a feed, sorted by name, in `now` (milliseconds).
+
+    `copies` is a folder of the run's own for what is brought from elsewhere; it goes at the end, and what a killed
+    process left there goes first. `known` tells which content, by its SHA-256, needs no copy, and `memory` is a file
+    that keeps the SHA-256 of objects from run to run; None: nothing is kept.
+    """
+    _clear(copies)
+    try:
+        if feed.inputs.startswith(SCHEME):
+            yield _from_bucket(feed, copies, meter, known, Memory(memory))
+        else:
+            yield _from_folder(feed, now, meter)
+    finally:
+        _clear(copies)
+
+
+def _from_folder(feed: Feed, now: int, meter: Meter) -> Gathered:
+    matches = _matches(feed.inputs)
+    finished = [path for path in matches if not is_unfinished(path.name)]
+    settled = [path for path in finished if _is_settled(path, feed.settle_seconds, now)]
+    step = meter.step("looking at inputs", len(settled))
+    layout = layout_of(feed)
+    sources = [replace(source, layout=layout) for source in _counted(map(fingerprint, settled), step)]
+    return Gathered(sources, len(matches) - len(finished), len(finished) - len(settled))
+
+
+def _from_bucket(
+    feed: Feed, copies: Path, meter: Meter, known: Callable[[Iterable[str]], Collection[str]], memory: Memory
+) -> Gathered:
+    bucket, layout = Bucket(feed), layout_of(feed)
+    listed = bucket.objects()
+    finished = [entry for entry in listed if not is_unfinished(entry.key.rpartition("/")[2])]
+    remembered = {entry: sha256 for entry in finished if (sha256 := memory.sha256(entry))}
+    needless = known(remembered.values())
+    step = meter.step("fetching inputs", len(finished))
+    sources: dict[RemoteObject, Input] = {}
+    for number, entry in enumerate(_counted(finished, step)):
+        # under its own name, which tells the format
+        path = copies / str(number) / entry.key.rpartition("/")[2]
+        if remembered.get(entry) in needless:
+            sources[entry] = Input(path, remembered[entry], (0, 0, 0), layout, entry.url)
+            continue
+        path.parent.mkdir(parents=True)
+        sha256 = bucket.copy(entry, path)
+        sources[entry] = Input(path, sha256, _state(path.stat()), layout, entry.url)
+    memory.keep({entry: source.sha256 for entry, source in sources.items()})
+    return Gathered(list(sources.values()), len(listed) - len(finished))
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name says that it is still being written, or hidden."""
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 def discover(pattern: str) -> list[Path]:
-    """The files that match a glob, sorted by name. Raises ConfigError if the folder to look in does not exist."""
+    """The files that match a glob, sorted by name, unfinished ones left out.
+
+    Raises ConfigError if the folder to look in does not exist.
+    """
+    return [path for path in _matches(pattern) if not is_unfinished(path.name)]
+
+
+def _matches(pattern: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     files = [path for path in found if path.is_file()]
     folder = next(parent for parent in Path(pattern).parents if not glob.has_magic(str(parent)))
@@ -44,6 +149,14 @@ def discover(pattern: str) -> list[Path]:
             "feeds.inputs", [f'"{pattern}": the folder {folder} does not exist; create it or mend the path']
         )
     return files
+
+
+def _is_settled(path: Path, seconds: int, now: int) -> bool:
+    """A file that went away meanwhile is not."""
+    try:
+        return not seconds or now - path.stat().st_mtime_ns // 1_000_000 >= seconds * 1000
+    except FileNotFoundError:
+        return False
 
 
 def fingerprint(path: Path) -> Input:
@@ -81,47 +194,67 @@ def read(source: Input, plan: Plan) -> Iterator[Chunk]:
 
     Raises InputRefused for a file that can't be used as a whole.
     """
-    columns = (plan.id_column, *plan.columns)
-    kind, opener = _format(source.path), _opener(source.path)
+    columns, layout = (plan.id_column, *plan.columns), source.layout
+    kind, opener = _format(source), _opener(source)
     try:
         if kind == "parquet":
-            yield from parquet.read(source.path, columns)
+            yield from parquet.read(source.path, layout, columns)
         elif kind == "jsonl":
             with closing(opener()) as stream:
-                yield from jsonl.read(stream, columns)
+                yield from jsonl.read(stream, layout.alternatives(columns))
         else:
-            yield from delimited.read(opener, _DELIMITERS[kind], columns)
+            yield from delimited.read(opener, _dialect(source), layout, columns)
     except ValueError as error:
         raise InputRefused(
-            f"{source.path}: {error}", mend="mend the file, or the feed's columns, and run again"
+            f"{source.name}: {error}", mend="mend the file, or the feed's columns, and run again"
         ) from None
     except (EOFError, igzip.BadGzipFile, cast(type[Exception], isal_zlib.error)) as error:
         raise InputRefused(
-            f"{source.path}: the gzip data are broken or cut off ({error})", mend="send the file again, complete"
+            f"{source.name}: the gzip data are broken or cut off ({error})", mend="send the file again, complete"
         ) from None
     except OSError as error:
-        raise InputRefused(f"{source.path}: {error}", mend="make the file readable and run again") from None
+        raise InputRefused(f"{source.name}: {error}", mend="make the file readable and run again") from None
 
 
 def line_numbers(source: Input, ordinals: Sequence[int]) -> dict[int, int]:
     """The line (Parquet: row) on which each of these records starts, counted from 1."""
-    kind = _format(source.path)
-    if kind not in _DELIMITERS:
+    if _format(source) not in _DELIMITERS:
         return {ordinal: ordinal + 1 for ordinal in ordinals}
-    return delimited.line_numbers(_opener(source.path), _DELIMITERS[kind], ordinals)
+    return delimited.line_numbers(_opener(source), _dialect(source), ordinals)
 
 
-def _format(path: Path) -> str:
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind not in _FORMATS or (kind == "parquet" and path.suffix == ".gz"):
+def _dialect(source: Input) -> Dialect:
+    return delimited.dialect_of(_opener(source), _DELIMITERS[_format(source)], source.layout)
+
+
+def _format(source: Input) -> str:
+    name = source.path.name.lower()
+    kind = name.removesuffix(_GZIP).rpartition(".")[2]
+    if kind not in _FORMATS or (kind == "parquet" and name.endswith(_GZIP)):
         raise InputRefused(
-            f"{path}: can't tell the format from the name",
+            f"{source.name}: can't tell the format from the name",
             mend="name it .csv, .tsv, .jsonl (each also with .gz) or .parquet, or narrow the feed's inputs",
         )
     return kind
 
 
-def _opener(path: Path) -> Callable[[], BinaryIO]:
-    if path.suffix == ".gz":
-        return lambda: cast(BinaryIO, igzip.open(path, "rb"))  # type: ignore[no-untyped-call]
-    return lambda: path.open("rb")
+def _opener(source: Input) -> Callable[[], BinaryIO]:
+    """Opens the file as plain text in UTF-8, whatever it is packed in and written in."""
+
+    def opened() -> BinaryIO:
+        packed = source.path.name.lower().endswith(_GZIP)
+        file = igzip.open(source.path, "rb") if packed else source.path.open("rb")  # type: ignore[no-untyped-call]
+        return text.as_utf8(cast(BinaryIO, file), source.layout.encoding)
+
+    return opened
+
+
+def _counted(things: Iterable[_T], step: Step) -> Iterator[_T]:
+    for thing in things:
+        yield thing
+        step.advance(1)
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,45 +1,131 @@
-"""Parquet columns of any flat type, as text. An ID column that can't hold IDs exactly (floating point) is refused."""
+"""Parquet columns as text. An ID column that can't hold IDs exactly (floating point) is refused.
 
+| type | text |
+|---|---|
+| integers, signed or not | all digits |
+| decimals | with all digits of their scale: 7.00 |
+| floating point | the fewest digits that make the same number: 1, 0.1; empty for NaN, the sign of what is missing |
+| booleans | true, false |
+| dates, times | 2026-01-31, 23:59:59.5 |
+| timestamps | 2026-01-31T23:59:59.5, with a Z where they have a time zone, and then in UTC |
+| strings, binaries | their bytes, which must be UTF-8 |
+| UUIDs | 8-4-4-4-12 hex digits in lower case |
+| lists of these | joined by commas, nulls left out |
+| null | empty |
+
+No number has an exponent. A name is that of a column, or else a path to a field of a struct: `user.id`.
+"""
+
+import uuid
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute
+import pyarrow.compute as pc
 from pyarrow import parquet as arrow_parquet
 
 from reconcile.inputs.chunk import Chunk, as_text
+from reconcile.inputs.layout import Layout
 
 BATCH_ROWS = 100_000
 
 
-def read(path: Path, columns: Sequence[str]) -> Iterator[Chunk]:
+def read(path: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Chunk]:
     """The rows in order; an ordinal is the row's number from 0. Raises ValueError for columns that can't be read."""
     with arrow_parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
-        for column in columns:
-            if schema.names.count(column) != 1:
-                raise ValueError(f'no column "{column}", or more than one; the file has: {", ".join(schema.names)}')
-        if pa.types.is_floating(schema.field(columns[0]).type):
-            raise ValueError(
-                f'the column "{columns[0]}" is {schema.field(columns[0]).type}, which can\'t hold IDs exactly'
-            )
+        fields = {name: kind for column in schema for name, kind in _fields(column.name, column.type)}
+        fields |= {column.name: column.type for column in schema}  # a column outweighs a path that reads alike
+        repeated = [name for name in schema.names if schema.names.count(name) > 1]
+        names = layout.find(columns, [*fields, *repeated], header=False)
+        if pa.types.is_floating(fields[names[0]]):
+            raise ValueError(f'the column "{names[0]}" is {fields[names[0]]}, which can\'t hold IDs exactly')
         start = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns)):
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(dict.fromkeys(names))):
             ordinals = np.arange(start, start + len(batch), dtype=np.int64)
             start += len(batch)
-            yield as_text(ordinals, [_as_bytes(batch.column(column), column) for column in columns])
+            yield as_text(ordinals, [_as_bytes(_column(batch, name), name) for name in names])
+
+
+def _fields(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """A column and, of a struct, the paths to its fields."""
+    yield name, kind
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _fields(f"{name}.{field.name}", field.type)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        return batch.column(name)
+    parts = name.split(".")
+    at = next(at for at in range(1, len(parts)) if ".".join(parts[:at]) in batch.schema.names)
+    column, rest = batch.column(".".join(parts[:at])), ".".join(parts[at:])
+    while rest:
+        # names of fields may hold dots themselves
+        field = next(field.name for field in column.type if rest == field.name or rest.startswith(f"{field.name}."))
+        column, rest = pc.struct_field(column, [field]), rest[len(field) + 1 :]
+    return column
 
 
 def _as_bytes(values: pa.Array, column: str) -> pa.Array:
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        texts = [None if row is None else ",".join(str(member) for member in row) for row in values.to_pylist()]
-        values = pa.array(texts, pa.string())
     try:
-        if not pa.types.is_binary(values.type):
-            values = values.cast(pa.string()).cast(pa.binary())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return pc.fill_null(_text(values), b"")
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, TypeError):
         raise ValueError(f'the column "{column}" is {values.type}, which has no plain text form') from None
-    return compute.fill_null(values, b"")
+
+
+def _text(values: pa.Array) -> pa.Array:
+    """As binary, with nulls. Raises TypeError for what has no text."""
+    kind, types = values.type, pa.types
+    if types.is_dictionary(kind):
+        return _text(values.dictionary_decode())
+    if isinstance(kind, pa.UuidType):
+        texts = [None if value is None else str(uuid.UUID(bytes=value)) for value in values.storage.to_pylist()]
+        return pa.array(texts, pa.string()).cast(pa.binary())
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _joined(values)
+    if types.is_binary(kind):
+        return values
+    if types.is_fixed_size_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+        return values.cast(pa.binary())
+    if types.is_nested(kind) or types.is_duration(kind) or types.is_interval(kind):
+        raise TypeError("no plain text form")
+    if types.is_decimal(kind):
+        texts = _positional(values.cast(pa.string()))
+    elif types.is_floating(kind):
+        numbers = values.cast(pa.float32()) if types.is_float16(kind) else values
+        texts = _positional(pc.if_else(pc.is_nan(numbers), pa.scalar(None, numbers.type), numbers).cast(pa.string()))
+    elif types.is_timestamp(kind):
+        texts = (values.cast(pa.timestamp(kind.unit, "UTC")) if kind.tz else values).cast(pa.string())
+        texts = _short(pc.replace_substring(texts, " ", "T"))
+    elif types.is_time(kind):
+        texts = _short(values.cast(pa.string()))
+    else:
+        texts = values.cast(pa.string())
+    return texts.cast(pa.binary())
+
+
+def _positional(numbers: pa.Array) -> pa.Array:
+    """Without exponents."""
+    if not pc.any(pc.match_substring(numbers, "e", ignore_case=True)).as_py():
+        return numbers
+    return pa.array([text and f"{Decimal(text):f}" for text in numbers.to_pylist()], pa.string())
+
+
+def _short(times: pa.Array) -> pa.Array:
+    """Without the zeros at the end of a fraction of a second."""
+    return pc.replace_substring_regex(times, r"(\.\d*[1-9])0+(Z?)$|\.0+(Z?)$", r"\1\2\3")
+
+
+def _joined(lists: pa.Array) -> pa.Array:
+    """A text for each list."""
+    texts = _text(lists.flatten()).to_pylist()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
+    rows, at = [], 0
+    for length in lengths:
+        rows.append(b",".join(text for text in texts[at : at + length] if text is not None))
+        at += length
+    return pa.array(rows, pa.binary())

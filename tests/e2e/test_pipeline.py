@@ -396,6 +396,24 @@ def test_a_run_that_is_killed_while_it_delivers_delivers_once(bucket: Way, stric
     _delivered_as_frozen(bucket)
 
 
+def test_what_nobody_was_offered_is_made_again_without_who_opted_out(local: Way) -> None:
+    world = local.world
+    world.sync(("c1", uuid(1)), ("gone", uuid(2)), seen=milliseconds_now())
+    world.put("a.csv", [("c1", "f", "gold", "26"), ("gone", "m", "", "")])
+    world.delivered.write_text("a file where the folder should be")
+    assert local.run().status == 2
+    [earlier] = [path.name for path in (world.state / "runs").iterdir()]
+    command = [sys.executable, "-m", "idsync", "opt-out", "crm", "gone", "--config", local.config]
+    subprocess.run(command, check=True, capture_output=True)
+    world.delivered.unlink()
+    done = local.run()
+    assert (done.status, done.figures["withdrawn"], done.figures["settled"]) == (0, [earlier], [])
+    assert f"run {earlier} was withdrawn" in done.stderr
+    assert re.search(r"opted-out +1 +50\.0%", done.stderr), done.stderr
+    assert world.lines() == [C1_LINE]
+    assert [row["state"] for row in local.history()] == ["delivered", "withdrawn"]
+
+
 def _delivered_as_frozen(bucket: Way) -> None:
     """The next run delivers what an earlier one froze: once, under its name, with its bytes, and says so."""
     ((name, data),) = bucket.frozen().items()

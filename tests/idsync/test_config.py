@@ -62,7 +62,7 @@ def test_all_faults_are_told_at_once() -> None:
         GOOD.replace('gdpr_default = "does-not-apply"', "vendor_id = 0")
         .replace("dpid = 12345", "dpid = 0\nintegratio_code = 7")
         .replace('data_source = "crm"', 'data_source = "crmm"')
-        .replace('destination = "local"', 'destination = "nowhere"\nuser_id = "idfa"\nchanges_only = true')
+        .replace('destination = "local"', 'destination = "nowhere"\nuser_id = "idfa"\nmode = "overwrite"\nchanges_only = true')
         .replace('environment = "production"', 'enviroment = "production"')
         + '[[destinations]]\nname = "local"\nkind = "sftp"\n[endpont]\nbind = "x"\n'
     )
@@ -78,7 +78,6 @@ def test_all_faults_are_told_at_once() -> None:
         'feeds[0].data_source = "crmm": no such data source; did you mean "crm"?',
         'feeds[0].destination = "nowhere": no such destination; known here: aam-1, local',
         'feeds[0].user_id = "idfa": must be "uuid" or "customer-id" in this version',
-        "feeds[0].changes_only = true: not supported by this version",
         'partner: missing; destinations[1] of kind "s3" puts it in front of every key',
         'destinations[1].bucket: missing; give it, or environment = "production" or "beta"',
     ]

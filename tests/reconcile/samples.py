@@ -2,15 +2,18 @@
 
 import csv
 import gzip
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pyarrow import parquet
 
 from idsync import config
 from idsync.settings import Settings
 from idsync.store import open_store
 from idsync.store.base import Sync
+from idsync.store.optouts import OptOut
 from reconcile.progress import Meter
 from reconcile.run import run
 from reconcile.summary import Summary
@@ -63,6 +66,8 @@ class World:
     url: str = "sqlite:///idsync.db"
     now: int = NOW
     environ: Mapping[str, str] | None = None
+    changes: Mapping[str, Any] | None = None  # settings of a feed that sends only changes
+    last: Summary = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.inbox.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,12 @@ class World:
 
     @property
     def settings(self) -> Settings:
-        return config.parse(TEMPLATE.format(url=self.url) + self.feed, environ=self.environ or {}, base=self.folder)
+        text = TEMPLATE.format(url=self.url) + self.feed
+        settings = config.parse(text, environ=self.environ or {}, base=self.folder)
+        if self.changes is None:
+            return settings
+        feed = settings.feeds[0].model_copy(update={"changes_only": True, "max_vanished": 1.0, **self.changes})
+        return settings.model_copy(update={"feeds": (feed, *settings.feeds[1:])})
 
     def write_config(self) -> Path:
         path = self.folder / "idsync.toml"
@@ -96,6 +106,12 @@ class World:
         store.record(syncs)
         store.close()
 
+    def opt_out(self, *customer_ids: str, devices: Sequence[str] = (), dpid: int = DPID) -> None:
+        """As on the website, but for the device that a customer was last linked to."""
+        store = open_store(self.settings.store)
+        store.opt_out(OptOut(tuple((dpid, name) for name in customer_ids), tuple(devices), self.now, False))
+        store.close()
+
     def put(self, name: str, rows: Iterable[Sequence[str]], header: Sequence[str] = HEADER) -> Path:
         """A CSV in the inbox."""
         path = self.inbox / name
@@ -104,11 +120,21 @@ class World:
         return path
 
     def run(self, *, dry_run: bool = False) -> Summary:
-        return run(self.settings, "daily", dry_run=dry_run, meter=Meter(), now=lambda: self.now)
+        self.last = run(self.settings, "daily", dry_run=dry_run, meter=Meter(), now=lambda: self.now)
+        return self.last
 
     def lines(self) -> list[str]:
         """Every delivered line, file by file in order of name."""
         return [line for path in sorted(self.delivered.glob("*")) for line in content(path).splitlines(keepends=True)]
+
+    def everything(self) -> Iterator[tuple[Path, bytes]]:
+        """Each file of the state folder with its bytes, and once more with what they unpack to."""
+        for path in (path for path in self.state.rglob("*") if path.is_file()):
+            yield path, path.read_bytes()
+            if path.suffix == ".gz":
+                yield path, gzip.decompress(path.read_bytes())
+            if path.suffix == ".parquet":
+                yield path, repr(parquet.read_table(path).to_pylist()).encode()
 
     def traces(self) -> dict[Path, bytes]:
         """Every file and its bytes, but for the store's."""

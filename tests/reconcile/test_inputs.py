@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -18,6 +18,7 @@ from reconcile.errors import InputChanging, InputRefused
 from reconcile.feed import Plan
 from reconcile.inputs import delimited
 from reconcile.inputs.chunk import BadRecord
+from reconcile.inputs.delimited import Dialect
 
 PLAN = Plan("id", ("a", "b"), (), by_uuid=True, every_device=False, emit_unmatched=False)
 
@@ -109,6 +110,41 @@ def test_both_csv_parsers_agree_on_what_a_record_is(tmp_path: Path, body: str) -
     assert ordinals == list(range(len(ordinals)))
     found = inputs.line_numbers(inputs.fingerprint(tmp_path / "in.csv"), range(1000))
     assert sorted(found) == ordinals
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.lists(st.sampled_from(["a", ",", "\n", "\r\n", "\r", " ", "é", '"', '""', '"b"', ',"', '",']), max_size=30),
+    block=st.integers(1, 40),
+)
+@example(body=['a"b,"x', "\n", 'y",c"', "\n", "z"], block=40)  # quotes in pairs on each line, and yet one record
+def test_the_quick_way_to_line_numbers_agrees_with_the_sure_one(body: list[str], block: int) -> None:
+    """Where it gives an answer at all, which it does for what programs write as a rule."""
+    data = ("\ufeffid,x\n" + "".join(body)).encode()
+    sure = list(delimited._record_lines(lambda: io.BytesIO(data), Dialect(",")))[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "BLOCK_BYTES", block)
+        quick = delimited._plain_line_numbers(lambda: io.BytesIO(data), Dialect(","), range(100))
+    assert quick is None or quick == dict(enumerate(sure))
+
+
+@pytest.mark.parametrize("text", ["id,x\n1,\n\n2,a\r\n3,b", 'id,x\n"1",""\n\n"2,","a ""b"""\n3,\n'])
+def test_ordinary_files_are_quick(text: str) -> None:
+    assert delimited._plain_line_numbers(lambda: io.BytesIO(text.encode()), Dialect(","), [2, 0]) == {0: 2, 2: 5}
+    assert delimited._plain_line_numbers(lambda: io.BytesIO(b'id,x\n1,"a\nb"\n'), Dialect(","), [0]) is None
+
+
+def test_a_broken_record_keeps_nothing_but_its_id(tmp_path: Path) -> None:
+    """Names and addresses beside it are nobody's business, whatever became of the columns."""
+    text = b'name,id,a,b\nBond,007\nMoneypenny\n"Q, R",008,"x\ny",z,more\n'
+    _, bad = read(tmp_path / "in.csv", text)
+    assert [(record.ordinal, record.text) for record in bad] == [(0, "007"), (1, ""), (2, "008")]
+
+
+def test_a_file_without_a_header_is_not_quoted(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="names none of the columns id, a, b; is it a header") as caught:
+        read(tmp_path / "in.csv", b"secret-4711,f,gold\nc2,m,gold\n")
+    assert "secret" not in str(caught.value)
 
 
 def test_jsonl_keeps_the_spelling_of_numbers(tmp_path: Path) -> None:

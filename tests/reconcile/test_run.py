@@ -168,6 +168,14 @@ def test_what_fits_no_line_or_too_many_is_rejected_not_cut(tmp_path: Path) -> No
     assert places[-1] == (205, "c3", "line-too-long")
 
 
+def test_a_record_with_too_much_for_every_device_is_rejected_once(tmp_path: Path) -> None:
+    world = World(tmp_path, 'signals = ["big"]\nmax_rejected = 1.0\ndevices = "all"\n')
+    world.sync(("c1", uuid(1)), ("c1", uuid(2)))
+    rows = [("c1", f"{number:06}" + "y" * 90_000) for number in range(lines.MAX_LINES_PER_USER + 1)]
+    world.put("a.csv", rows, header=("id", "big"))
+    assert figures(world.run(), *COUNTS) == (201, 0, 0, 201, 0)
+
+
 def test_bad_records_are_rejected_with_their_place_and_reason(tmp_path: Path) -> None:
     world = World(tmp_path, SIGNALS + "max_rejected = 1.0\n")
     world.sync(("c1", uuid(1)), ("z" * 512, uuid(2)))

@@ -1,0 +1,146 @@
+"""A look at many lines at once that clears nearly all of them, at memory speed.
+
+It only ever errs to the safe side: a line that it clears breaks no rule of `reconcile.check.content` (tests hold the
+two together); what it does not clear is looked at by itself there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow.compute as pc
+
+from idsync.ids import MAX_CUSTOMER_ID_BYTES, UUID_DIGITS, IdRules
+from reconcile.check.block import Block, Ints, Mask
+from reconcile.check.content import HASH, Column, Columns
+from reconcile.lines import MAX_LINE_BYTES, MAX_TRAIT_DIGITS
+
+# Items that are beyond doubt. No unquoted key starts with "d_", so d_sid and d_unsid are followed by a trait's number.
+_TRAIT = rf"[1-9][0-9]{{0,{MAX_TRAIT_DIGITS - 1}}}"
+_WORD = r"(?:[A-CE-Za-ce-z0-9_.][A-Za-z0-9_.]*|[Dd](?:[A-Za-z0-9.][A-Za-z0-9_.]*)?)"
+_QUOTED = r'"[^"\x00-\x1f\x7f]+"'
+_ADDING = rf"d_sid={_TRAIT}|(?:ic=)?{_WORD}|(?:-?{_WORD}|{_QUOTED})=(?:[A-Za-z0-9_.:/+-]+|{_QUOTED})"
+_REMOVING = rf"d_unsid={_TRAIT}|{_TRAIT}:(?:0|-1)"
+_REMOVAL_SIGNS = (b"d_unsid=", b":")  # the second for 24:0 and 24:-1; one byte is found faster than two
+
+_UUID = rf"[0-9]{{{UUID_DIGITS}}}"
+_NOT_ZERO = "0*[1-9][0-9]*"
+_ZEROS = b"0" * UUID_DIGITS
+
+_ASCII = 0x80
+_COMMA, _TAB, _NEWLINE = (ord(sign) for sign in ",\t\n")
+
+
+class DataScreen:
+    """For lines of inbound files whose user IDs are judged by `rules`."""
+
+    def __init__(self, rules: IdRules, *, overwrite: bool) -> None:
+        item = _ADDING if overwrite else f"{_ADDING}|{_REMOVING}"
+        self._overwrite = overwrite
+        self._patterns = None
+        if rules.ordinary is not None:
+            ordinary = rules.ordinary.pattern
+            user = rules.shape.pattern.pattern if rules.shape else ordinary
+            self._patterns = [rf"^(?:{user})\t(?:{item})(?:,(?:{item}))*\n$"]
+            self._patterns += [rf"^(?:{ordinary})\t"] if rules.shape else []
+
+    def suspects(self, block: Block) -> Mask:
+        """Which lines may break a rule."""
+        if self._patterns is None:
+            return np.ones(len(block), np.bool_)
+        found = _unlike(block, self._patterns) | _not_utf8(block)
+        found |= block.ends - block.starts >= MAX_LINE_BYTES
+        found |= block.users - block.starts > MAX_CUSTOMER_ID_BYTES
+        if not self._overwrite and any(sign in block.data for sign in _REMOVAL_SIGNS):
+            found[_contradicting(block)] = True
+        return found
+
+
+class IdSyncScreen:
+    """For lines of ID-sync files."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._patterns = None
+        if all(not isinstance(column, IdRules) or column.ordinary is not None for column in columns):
+            shaped = any(isinstance(column, IdRules) and column.shape for column in columns)
+            self._patterns = [_line([_shape(column) for column in columns])]
+            self._ordinary = [_line([_ordinary(column) for column in columns])]
+            self._always_both = shaped
+
+    def suspects(self, block: Block) -> Mask:
+        """Which lines may break a rule."""
+        if self._patterns is None:
+            return np.ones(len(block), np.bool_)
+        both = self._always_both or _ZEROS in block.data
+        found = _unlike(block, self._patterns + (self._ordinary if both else [])) | _not_utf8(block)
+        return found | (block.ends - block.starts > MAX_CUSTOMER_ID_BYTES)
+
+
+def _line(columns: Sequence[str]) -> str:
+    return "^" + r"\t".join(f"(?:{column})" for column in columns) + r"\n$"
+
+
+def _shape(column: Column) -> str:
+    if column == "uuid":
+        return _UUID
+    if column == "hash":
+        return HASH.pattern
+    return column.shape.pattern.pattern if column.shape else _ordinary(column)
+
+
+def _ordinary(column: Column) -> str:
+    if column == "uuid":
+        return _NOT_ZERO
+    if column == "hash":
+        return HASH.pattern
+    return column.ordinary.pattern if column.ordinary else ""
+
+
+def _unlike(block: Block, patterns: Sequence[str]) -> Mask:
+    """The lines that one of the patterns does not match."""
+    texts = block.texts()
+    found = np.zeros(len(block), np.bool_)
+    for pattern in patterns:
+        found |= ~pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _not_utf8(block: Block) -> Mask:
+    """Every line with a sign beyond ASCII, if the block is not valid UTF-8. RE2 is not strict about it."""
+    found = np.zeros(len(block), np.bool_)
+    if block.bytes.max() >= _ASCII:
+        try:
+            block.data.decode()
+        except UnicodeDecodeError:
+            found[np.searchsorted(block.ends, np.flatnonzero(block.bytes >= _ASCII))] = True
+    return found
+
+
+def _word(text: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(text, "little"))
+
+
+def _contradicting(block: Block) -> Ints:
+    """Lines that may add and remove one trait. Commas within quotes are taken for the borders of items, too."""
+    signs = block.bytes
+    borders = np.flatnonzero((signs == _COMMA) | (signs == _TAB) | (signs == _NEWLINE))
+    opens = signs[borders[:-1]] != _NEWLINE
+    starts, ends = borders[:-1][opens] + 1, borders[1:][opens]
+    heads = block.words(starts)
+    adds = heads & np.uint64((1 << 8 * len("d_sid=")) - 1) == _word(b"d_sid=")
+    removes = heads == _word(b"d_unsid=")
+    numbers = (heads & np.uint64(0xFF)) - np.uint64(ord("0")) <= np.uint64(9)  # bare traits, removed ones, and the like
+    told = np.flatnonzero(adds | removes | numbers)
+    starts, ends, adds, removes = starts[told], ends[told], adds[told], removes[told]
+    tails = block.words(np.maximum(ends - 3, 0))  # the last three bytes, and what follows
+    ends_in_1 = tails & np.uint64(0xFFFFFF) == _word(b":-1")
+    ends_in_0 = tails >> np.uint64(8) & np.uint64(0xFFFF) == _word(b":0")
+    before = adds * len("d_sid=") + removes * len("d_unsid=")
+    after = ends_in_1 * len(":-1") + ends_in_0 * len(":0")
+    lengths = np.clip(ends - starts - before - after, 0, MAX_TRAIT_DIGITS + 1)
+    lines = np.searchsorted(block.ends, starts)
+    # what sets lines apart is in the seed, what sets removals apart in the lowest bit: one look at neighbours tells
+    one = np.uint64(1)
+    traits = block.hashes(starts + before, lengths, lines.astype(np.uint64) + one) & ~one
+    tagged = np.sort(traits | (removes | ends_in_0 | ends_in_1).astype(np.uint64))
+    both = tagged[1:][tagged[1:] == tagged[:-1] + one] & ~one
+    return lines[np.isin(traits, both)] if len(both) else np.empty(0, np.int64)

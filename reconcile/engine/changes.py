@@ -1,0 +1,282 @@
+"""The join for feeds that send only what changed since the last delivered run.
+
+What was sent is a Parquet file of (customer_id, high, low, mark, traits, seen), one row for each customer and user. The
+user's UUID is in its two halves, or 0 in files keyed by customer ID; `mark` is a hash over both and all items that were
+sent, `traits` those in force, `seen` the last time that a record said so, in milliseconds.
+
+Nearly every record says what it said before, and the one question to ask of it is whether its mark is known: the marks
+are 8 bytes a row, so that the question costs little. (That a changed record is taken for unchanged has a chance of one
+in 10^12 with ten million rows.) What is new goes out as the plain join renders it; what touches a user of whom
+something was sent before is settled by `reconcile.changes`, user by user.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from reconcile import changes, lines
+from reconcile.changes import User
+from reconcile.engine import sql
+from reconcile.engine.duckdb import BATCH_ROWS, MERGE_PART_ROWS, DuckEngine, Ints, Outcome, Reject, Sink, write_lines
+from reconcile.errors import RunRefused
+from reconcile.feed import Plan
+
+SENT_SCHEMA = pa.schema(
+    [
+        ("customer_id", pa.string()),
+        *((name, pa.uint64()) for name in ("high", "low", "mark")),
+        ("traits", pa.string()),
+        ("seen", pa.int64()),
+    ]
+)
+VERSION = f"duckdb {duckdb.__version__}"  # another may hash in another way
+_KEY = "customer_id, high, low"
+_SAID, _BEFORE, _KEPT, _GONE = range(4)
+
+
+class ChangesEngine(DuckEngine):
+    """See `DuckEngine`. `load_sent` comes before all methods of this class."""
+
+    def __init__(self, plan: Plan, scratch: Path, memory_limit: str) -> None:
+        super().__init__(plan, scratch, memory_limit)
+        self._user = "high, low" if plan.by_uuid else "customer_id"
+        self._con.register("outdated", pa.table({"seq": pa.array([], pa.int64())}))
+        self._refused: set[tuple[str, int, int]] = set()
+
+    def load_sent(self, path: Path | None, now: int, *, oldest: int, marked: bool) -> int:
+        """Take what was sent, from `oldest` (milliseconds) on; the number of rows. `marked`: the marks are ours."""
+        self._now = now
+        if path is None:
+            self._con.register("sent_file", SENT_SCHEMA.empty_table())
+        else:
+            self._rows(f"CREATE VIEW sent_file AS FROM read_parquet({sql.literal(str(path))})")
+        mark = "mark" if marked else "NULL::UBIGINT AS mark"
+        self._rows(f"CREATE VIEW sent AS SELECT {_KEY}, {mark}, traits, seen FROM sent_file WHERE seen >= {oldest}")
+        self._rows(f"CREATE TABLE gone AS SELECT {_KEY}, traits, true AS told FROM sent LIMIT 0")
+        return int(self._value("SELECT count(*) FROM sent"))
+
+    def take_vanished(self, first: int) -> int:
+        """Let go of customers without a record from number `first` on; the number of rows that go."""
+        return self._take(f"customer_id NOT IN (SELECT id FROM records WHERE seq >= {first})", told=True)
+
+    def take_opted_out_sent(
+        self, dpid: int, customers: Collection[str], devices: Collection[str], *, told: bool
+    ) -> int:
+        """Let go of these customers and devices (tokens, see `store.optouts`), `told` with their traits taken away."""
+        count = 0
+        for tokens, token in ((customers, sql.opt_out_token(dpid, "customer_id")), (devices, sql.OPT_OUT_OF_DEVICE)):
+            if tokens and (self._plan.by_uuid or tokens is customers):
+                self._con.register("tokens", pa.table({"token": pa.array(tokens, pa.string())}))
+                count += self._take(f"{token} IN (SELECT token FROM tokens)", told=told)
+                self._con.unregister("tokens")
+        return count
+
+    def take_before(self, first: int, reason: str) -> list[Reject]:
+        """Remove the records below number `first`, all for this reason."""
+        found = [
+            Reject(seq, customer_id, reason)
+            for seq, customer_id in self._rows(f"SELECT seq, id FROM records WHERE seq < {first}")
+        ]
+        self.drop(np.array([reject.seq for reject in found], dtype=np.int64))
+        return found
+
+    def pass_over_older(self, starts: list[int]) -> None:
+        """Of a customer's records only those of the last file count, and are merged; files begin at these numbers."""
+        if len(starts) < 2:  # noqa: PLR2004
+            return
+        self._con.register("starts", pa.table({"start": pa.array(sorted(starts), pa.int64())}))
+        self._rows(
+            "CREATE TABLE filed AS SELECT seq, id, start FROM records ASOF JOIN starts ON records.seq >= starts.start"
+        )
+        self._con.unregister("outdated")
+        self._rows(
+            "CREATE TABLE outdated AS SELECT seq FROM filed JOIN"
+            " (SELECT id, max(start) AS latest FROM filed GROUP BY id HAVING min(start) < max(start)) USING (id)"
+            " WHERE start < latest"
+        )
+        self._rows("DROP TABLE filed")
+
+    def render(self, sink: Sink) -> Outcome:
+        outcome = Outcome()
+        staged = self.count()
+        repeats = self._repeated("records", "id")
+        self._con.register("repeated_ids", pa.table({"h": repeats}))
+        self._rows(f"CREATE TABLE said AS {sql.said(self._plan, repeats=bool(len(repeats)))}")
+        figures = "count(*) FILTER (counted), count(*) FILTER (counted AND matched)"
+        outcome.records, outcome.matched = self._rows(f"SELECT {figures} FROM said")[0]
+        if outcome.records != staged:
+            raise RunRefused(
+                f"the join returned {outcome.records} of {staged} records",
+                mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
+            )
+        unmatched: Ints = self._con.sql("SELECT seq FROM said WHERE NOT matched").fetchnumpy()["seq"]
+        outcome.unmatched.append(unmatched)
+        self._mark_several()
+        self._find_changed()
+        self._count_records(outcome)
+        for batch in self._stream(sql.new_lines(self._plan, self._user)):
+            outcome.lines += write_lines(batch, sink)
+        self._weave(sink, outcome)
+        return outcome
+
+    def write_sent(self, metadata: Mapping[str, str], path: Path | None) -> int:
+        """Write what is sent once this run is delivered, if to a path; the number of rows."""
+        self._con.register("refused", _table(self._refused, _KEY.split(", ")))
+        replaced = f"SELECT {_KEY} FROM before ANTI JOIN refused USING ({_KEY}) UNION ALL SELECT {_KEY} FROM gone"
+        self._rows(f"CREATE TABLE replaced AS {replaced}")
+        query = (
+            f"SELECT {_KEY}, mark, traits, CASE WHEN mark IN (FROM touched) THEN {self._now} ELSE seen END AS seen"
+            f" FROM sent ANTI JOIN replaced USING ({_KEY})"
+            f" UNION ALL SELECT {_KEY}, mark, traits, {self._now} FROM changed ANTI JOIN woven USING ({self._user})"
+            " UNION ALL FROM woven_rows"
+        )
+        kept = f"SELECT (SELECT count(*) FROM sent) - (SELECT count(*) FROM sent SEMI JOIN replaced USING ({_KEY}))"
+        new = f"SELECT count(*) FROM changed ANTI JOIN woven USING ({self._user})"
+        expected = int(self._value(f"SELECT ({kept}) + ({new}) + (SELECT count(*) FROM woven_rows)"))
+        if path is None:
+            return expected
+        known = ", ".join(f"{sql.literal(name)}: {sql.literal(value)}" for name, value in metadata.items())
+        options = f"FORMAT parquet, COMPRESSION snappy, KV_METADATA {{{known}}}"
+        written = int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} ({options})"))
+        if written != expected:
+            raise RunRefused(
+                f"{written} rows of what was sent were written, not {expected}",
+                mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
+            )
+        return written
+
+    # --- within ----------------------------------------------------------------------------------------------------
+
+    def _take(self, which: str, *, told: bool) -> int:
+        rows = f"SELECT {_KEY}, traits, {told} FROM sent WHERE {which}"
+        (count,) = self._rows(f"INSERT INTO gone FROM ({rows}) ANTI JOIN gone USING ({_KEY})")[0]
+        return int(count)
+
+    def _mark_several(self) -> None:
+        """One mark for all records of a customer; string_agg does not spill, so a part of the customers at a time."""
+        parts = int(self._value("SELECT count(*) FROM said WHERE due AND NOT single")) // MERGE_PART_ROWS + 1
+        self._rows(f"CREATE TABLE several AS {sql.several(self._plan, parts)}")
+        self._rows(f"CREATE TABLE marks AS {sql.SEVERAL_MARKS.replace('?', '0')}")
+        for part in range(1, parts):
+            self._rows(f"INSERT INTO marks {sql.SEVERAL_MARKS.replace('?', str(part))}")
+
+    def _find_changed(self) -> None:
+        """The tables `changed`, `before` (what was sent for them), `touched` marks, `mute` records, `woven` users."""
+        user = self._user
+        single = f"SELECT {_KEY}, seq, mark, traits, text FROM said WHERE due AND single AND NOT known"
+        several = f"SELECT {_KEY}, NULL, mark, '', '' FROM marks WHERE NOT known"
+        self._rows(f"CREATE TABLE changed AS {single} UNION ALL {several}")
+        marks = " UNION ALL ".join(f"SELECT mark FROM {table} WHERE known" for table in ("said", "marks"))
+        self._rows(f"CREATE TABLE touched AS {marks}")
+        self._rows(f"CREATE TABLE before AS SELECT {_KEY}, traits FROM sent SEMI JOIN changed USING ({_KEY})")
+        # nothing to say now, and nothing said before
+        mute = f"SELECT {_KEY}, seq FROM changed ANTI JOIN before USING ({_KEY}) WHERE mark IS NULL"
+        self._rows(f"CREATE TABLE mute AS {mute}")
+        same = " AND ".join(f"changed.{name} = mute.{name}" for name in _KEY.split(", "))
+        self._rows(f"DELETE FROM changed USING mute WHERE {same}")
+        self._rows(
+            f"CREATE TABLE woven AS SELECT {user} FROM before UNION SELECT {user} FROM gone"
+            f" UNION SELECT {user} FROM changed WHERE seq IS NULL"
+            f" UNION SELECT {user} FROM sent SEMI JOIN changed USING ({user})"
+            f" UNION SELECT {user} FROM changed GROUP BY ALL HAVING count(*) > 1"
+        )
+
+    def _count_records(self, outcome: Outcome) -> None:
+        """Each is one that says something new to any device, or else silent, or unchanged, if meant for anybody."""
+        changed, mute = self._records_of("changed"), self._records_of("mute")
+        outcome.silent = int(self._value(f"SELECT count(*) FROM ({mute}) ANTI JOIN ({changed}) USING (seq)"))
+        meant = int(self._value("SELECT count(*) FROM said WHERE counted AND meant"))
+        outcome.unchanged = meant - int(self._value(f"SELECT count(*) FROM ({changed})")) - outcome.silent
+
+    def _records_of(self, table: str) -> str:
+        several = f"SELECT seq FROM several SEMI JOIN {table} USING ({_KEY})"
+        return f"SELECT seq FROM {table} WHERE seq IS NOT NULL UNION {several}"
+
+    def _weave(self, sink: Sink, outcome: Outcome) -> None:
+        """What is to be sent to users of whom something is known already, a block of lines at a time."""
+        self._rows("CREATE TABLE woven_rows AS FROM sent LIMIT 0")
+        block: list[str] = []
+        kept: list[tuple[str, int, int, int, str, int]] = []
+        for user_id, rows in self._users():
+            user, said = _gathered(rows)
+            items, traits = changes.news(user)
+            packed = lines.pack(user_id, items)
+            if len(packed) > lines.MAX_LINES_PER_USER:
+                outcome.rejects += [Reject(row.seq, row.customer_id, "too-many-lines") for row in said]
+                self._refused |= {row[1:4] for row in said}
+                continue
+            marks = {row.customer_id: row for row in said if user.said[row.customer_id]}
+            kept += [(*row[1:4], row.mark, traits[name], self._now) for name, row in marks.items()]
+            block += packed
+            if len(block) + len(kept) >= BATCH_ROWS:
+                outcome.lines += self._pass_on(block, kept, sink)
+                block, kept = [], []
+        outcome.lines += self._pass_on(block, kept, sink)
+
+    def _pass_on(self, block: list[str], kept: Collection[tuple[Any, ...]], sink: Sink) -> int:
+        """Lines to the sink, and what they say to the table: neither is held in memory. The number of lines."""
+        if block:
+            sink.write(memoryview("".join(block).encode()), len(block))
+        if kept:
+            with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
+                beside.register("kept", _table(kept, SENT_SCHEMA.names))
+                beside.execute("INSERT INTO woven_rows FROM kept")
+        return len(block)
+
+    def _users(self) -> Iterator[tuple[str, Iterator["_Row"]]]:
+        """The rows of each user in `woven`, kind by kind, records in order."""
+        query = sql.rows_of_users(self._plan, self._user)
+        rows = (
+            _Row(*row)
+            for batch in self._stream(query)
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        )
+        if self._plan.by_uuid:
+            for (high, low), of_user in groupby(rows, itemgetter(2, 3)):
+                yield f"{high:019}{low:019}", of_user
+        else:
+            yield from groupby(rows, itemgetter(1))
+
+
+class _Row(NamedTuple):
+    """As `sql.rows_of_users` gives them."""
+
+    kind: int
+    customer_id: str
+    high: int
+    low: int
+    seq: int
+    mark: int
+    items: list[str]
+    traits: str
+    told: bool
+
+
+def _gathered(rows: Iterator[_Row]) -> tuple[User, list[_Row]]:
+    """One user, and the rows of what is said now."""
+    user, said = User(), []
+    for row in rows:
+        if row.kind == _SAID:
+            user.said.setdefault(row.customer_id, []).extend(row.items)
+            said.append(row)
+        elif row.kind == _BEFORE:
+            user.before |= changes.parse_traits(row.traits)
+        elif row.kind == _KEPT:
+            user.kept |= changes.parse_traits(row.traits)
+        elif row.told:
+            user.taken |= changes.parse_traits(row.traits)
+    return user, said
+
+
+def _table(rows: Collection[tuple[Any, ...]], names: Sequence[str]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [[] for _ in names]
+    fields = [SENT_SCHEMA.field(name) for name in names]
+    return pa.table(
+        [pa.array(list(column), field.type) for column, field in zip(columns, fields, strict=True)], pa.schema(fields)
+    )

@@ -1,0 +1,39 @@
+"""What was sent by the last delivered run of a feed that sends only changes: one Parquet file a feed.
+
+`engine.changes` says what it holds. The file's metadata tell to whom it was sent, and by what the marks were made.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pyarrow import parquet
+
+from idsync.settings import DataSource, Feed
+from reconcile.engine.changes import VERSION
+
+SEEN = "seen"
+_TO, _MARKS = "idsync.to", "idsync.marks"
+
+
+class Sent(NamedTuple):
+    """`path` is None where nothing is known that is of use. `marked`: the marks compare with those made now."""
+
+    path: Path | None
+    marked: bool
+
+
+def metadata(feed: Feed, source: DataSource) -> dict[str, str]:
+    """What another file of the same feed would have to be compared with."""
+    to = f"{source.dpid} as {feed.user_id} to {feed.dpid or source.dpid}, {feed.target or 'its own traits'}"
+    return {_TO: to, _MARKS: VERSION}
+
+
+def look(path: Path, expected: Mapping[str, str]) -> Sent:
+    """What was sent to another data source, or under other IDs, says nothing of what Audience Manager has here."""
+    if not path.exists():
+        return Sent(None, marked=False)
+    found = {key.decode(): value.decode() for key, value in (parquet.read_metadata(path).metadata or {}).items()}
+    if found.get(_TO) != expected[_TO]:
+        return Sent(None, marked=False)
+    return Sent(path, marked=found.get(_MARKS) == expected[_MARKS])

@@ -1,0 +1,152 @@
+"""The ways in which one ID is written differently by two systems. Pure.
+
+A step undoes one difference; a rule is a set of steps, and says that two IDs are the same when the steps make them
+equal. RULES are in order, the cheapest explanation first: one step, two steps, all of them.
+
+`loosest` undoes everything at once: whatever any rule calls the same has the same loosest form. So one comparison of
+whole columns finds the few pairs that are worth a look.
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# White space, and what prints as nothing: soft hyphen, zero-width blanks and joiners, marks of writing direction (which
+# spreadsheets and phones add when an ID is copied), the byte order mark.
+_ASCII_BLANKS = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f "
+_INVISIBLE = "\u00ad\u180e" + "".join(
+    map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)))
+)
+BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + _INVISIBLE + "\ufeff"
+_ENCODED_TWICE = 2
+_ROUNDS = 8  # `loosest` is stable after two or three
+
+
+def fold(text: str) -> str:
+    """Without upper and lower case, in whatever way a program changed it: `ß`, `ẞ` and `SS` are the same.
+
+    So is every i, with a dot and without: a program that follows Turkish rules and one that does not turn it
+    differently.
+    """
+    return text.upper().casefold().replace("i\u0307", "i")
+
+
+def strip_blanks(text: str) -> str:
+    """Without blanks and invisible characters at both ends."""
+    return text.strip(BLANKS)
+
+
+def strip_zeros(text: str) -> str:
+    """Without the zeros in front; of nothing but zeros one is left."""
+    return text.lstrip("0") or text[:1]
+
+
+def decoded(text: str) -> tuple[str, ...]:
+    """The text, and what it is once or twice URL-decoded, with `+` as itself and as a blank.
+
+    What would not be UTF-8 is no encoding.
+    """
+    found = {text: None}
+    latest = [text]
+    for _ in range(_ENCODED_TWICE):
+        latest = [form for known in latest for form in (_unquoted(known), _unquoted(known.replace("+", " ")))]
+        found |= dict.fromkeys(latest)
+    return tuple(found)
+
+
+def _unquoted(text: str) -> str:
+    if "%" not in text:
+        return text
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _nfkc(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+# In the order in which they are applied, URL decoding before all of them.
+_STEPS: dict[str, Callable[[str], str]] = {
+    "nfc": _nfc,
+    "nfkc": _nfkc,
+    "blanks": strip_blanks,
+    "case": fold,
+    "zeros": strip_zeros,
+}
+PERCENT = "percent"
+SINGLE = ("blanks", "case", "zeros", PERCENT, "nfc", "nfkc")
+SEVERAL = "several"
+
+
+class Rule(NamedTuple):
+    """`name` is what reports call it: the steps with `+` between them, or SEVERAL."""
+
+    name: str
+    steps: frozenset[str]
+
+    def forms(self, text: str) -> Iterable[str]:
+        """What the steps make of the text. Nothing but blanks is no form: all blank IDs would be the same."""
+        starts = decoded(text) if PERCENT in self.steps else (text,)
+        return {form for form in map(self._plain, starts) if strip_blanks(form)}
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether the two differ by nothing but what the steps undo. The same text is none that differs."""
+        return one != other and not set(self.forms(one)).isdisjoint(self.forms(other))
+
+    def _plain(self, text: str) -> str:
+        for name, step in _STEPS.items():
+            if name in self.steps:
+                text = step(text)
+        return text
+
+
+RULES = (
+    *(Rule(name, frozenset({name})) for name in SINGLE),
+    *(Rule("+".join(pair), frozenset(pair)) for pair in combinations(SINGLE, 2) if pair != ("nfc", "nfkc")),
+    Rule(SEVERAL, frozenset(SINGLE) - {"nfc"}),
+)
+
+
+def loosest(text: str) -> str:
+    """The text with everything undone, to the end; decoded first, as the ends of what is encoded are not its ends."""
+    return _repeated(lambda form: _bare(fold(_repeated(_more_plain, form))), text)
+
+
+def _repeated(change: Callable[[str], str], text: str) -> str:
+    for _ in range(_ROUNDS):
+        before, text = text, change(text)
+        if text == before:
+            break
+    return text
+
+
+def _more_plain(text: str) -> str:
+    return _unquoted(_nfkc(text).replace("+", " "))
+
+
+def _bare(text: str) -> str:
+    """Without blanks around it and zeros in front; what is nothing else is all the same here."""
+    return text.lstrip(BLANKS + "0").rstrip(BLANKS) or "0"
+
+
+def loosest_of(column: pa.StringArray) -> pa.StringArray:
+    """`loosest` of a column without nulls. Of ASCII without `%`, which is nearly all, without a step of Python each."""
+    lower = pc.replace_substring(pc.ascii_lower(column), "+", " ")
+    bare = pc.ascii_rtrim(pc.ascii_ltrim(lower, _ASCII_BLANKS + "0"), _ASCII_BLANKS)
+    simple = pc.and_(pc.string_is_ascii(column), pc.invert(pc.match_substring(column, "%")))
+    simple = pc.and_(simple, pc.not_equal(bare, ""))
+    if pc.all(simple).as_py() is False:
+        odd = pc.invert(simple)
+        bare = pc.replace_with_mask(bare, odd, pa.array(map(loosest, column.filter(odd).to_pylist()), pa.string()))
+    return bare

@@ -1,0 +1,148 @@
+"""`reconcile check` against a plain Python loop with a regex, on seeded files, in one session.
+
+    python -m tests.bench.check [--megabytes 500] [--folder DIR]
+
+Prints a Markdown table. Each contender is a process of its own, pinned to one core where the system can, timed from
+its start to its end, its memory the peak resident set; processor time is what a busy machine leaves comparable.
+The loop asks less than `check` does: one pattern a line, and a Counter of users.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from isal import igzip
+
+LOOP = r"""
+import gzip, re, sys
+from collections import Counter
+from pathlib import Path
+item = r'd_sid=[0-9]+|d_unsid=[0-9]+|[0-9]+(?::0|:-1)?|ic=[^=",:\t]+|(?:"[^"]+"|[^=",\t]+)=(?:"[^"]+"|[^=",\t]+)'
+line = re.compile(rf'([^\t:]+)\t(?:{item})(?:,(?:{item}))*\n')
+users, faults, path = Counter(), 0, sys.argv[1]
+with (gzip.open if path.endswith('.gz') else open)(path, 'rt', encoding='utf-8', newline='\n') as file:
+    for text in file:
+        match = line.fullmatch(text)
+        if match is None or len(text.encode()) > 102_400:
+            faults += 1
+        else:
+            users[match[1]] += 1
+print(faults, sum(count > 200 for count in users.values()))
+"""
+CITIES = ["Berlin", "Paris", "New York", "Köln", "Oslo", "São Paulo"]
+BLOCK_LINES = 100_000
+
+
+class Case(NamedTuple):
+    title: str
+    name: str
+    line: Callable[[random.Random], str]
+
+
+def _with_uuid(chance: random.Random) -> str:
+    traits = f"d_sid={chance.randrange(1, 10**6)},d_unsid={chance.randrange(10**6, 10**7)}"
+    signals = f'"gender"="{chance.choice("fm")}","tier"="{chance.choice(["gold", "silver"])}"'
+    return f'{chance.randrange(10**38):038d}\t{signals},"city"="{chance.choice(CITIES)}",{traits}\n'
+
+
+def _with_customer_id(chance: random.Random) -> str:
+    return f"user-{chance.randrange(10**9)}\td_sid={chance.randrange(1, 10**6)}\n"
+
+
+def _with_device(chance: random.Random) -> str:
+    digits = f"{chance.getrandbits(128):032x}"
+    groups = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return f"{'-'.join(groups)}\td_sid={chance.randrange(1, 10**6)},d_sid={chance.randrange(1, 10**6)}\n"
+
+
+def _synced(chance: random.Random) -> str:
+    return f"{chance.randrange(10**38):038d}\tuser-{chance.randrange(10**9)}\n"
+
+
+CASES = [
+    Case("UUIDs, three signals, a trait and a removal", "ftp_dpm_12345_1790000001.sync", _with_uuid),
+    Case("the same, gzipped", "ftp_dpm_12345_1790000002.sync.gz", _with_uuid),
+    Case("customer IDs, one trait", "ftp_dpm_12345_1790000003.sync", _with_customer_id),
+    Case("Google Advertising IDs, two traits", "ftp_dpm_20914_21_1790000004.sync", _with_device),
+    Case("ID sync: UUID and customer ID", "adobe_id_0_12345_1790000005.sync", _synced),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    print("| file | who | s | MB/s | processor s | MB/s of it | peak MB |\n|---|---|---|---|---|---|---|")
+    try:
+        for case in CASES:
+            path = folder / case.name
+            size, lines = _write(path, case, arguments.megabytes * 1_000_000)
+            for who, command in (
+                ("check", [sys.executable, "-m", "reconcile", "check", str(path)]),
+                ("loop", [sys.executable, "-c", LOOP, str(path)]),
+            ):
+                if who == "loop" and path.name.startswith("adobe_id"):
+                    continue  # another grammar
+                seconds, busy, peak = _timed(command, folder)
+                figures = f"{seconds:.1f} | {size / seconds / 1e6:.0f} | {busy:.1f} | {size / busy / 1e6:.0f} | {peak}"
+                print(f"| {case.title}, {lines:,} lines | {who} | {figures} |", flush=True)
+            path.unlink()
+    finally:
+        if arguments.folder is None:
+            shutil.rmtree(folder)
+
+
+def _write(path: Path, case: Case, size: int) -> tuple[int, int]:
+    """A file of about `size` bytes unpacked; its bytes and lines."""
+    chance, written, lines = random.Random(1), 0, 0
+    with igzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb") as file:  # type: ignore[no-untyped-call]
+        for block in _blocks(case, chance):
+            file.write(block)
+            written, lines = written + len(block), lines + BLOCK_LINES
+            if written >= size:
+                return written, lines
+    raise AssertionError("no end")
+
+
+def _blocks(case: Case, chance: random.Random) -> Iterator[bytes]:
+    while True:
+        yield "".join(case.line(chance) for _ in range(BLOCK_LINES)).encode()
+
+
+def _timed(command: list[str], folder: Path) -> tuple[float, float, int]:
+    """Seconds, seconds of processor time, and peak memory in MB. Raises if the command says that the file is at fault."""
+    root = Path(__file__).parent.parent.parent
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "IDSYNC_CONFIG": ""},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=_pin,  # noqa: PLW1509  nothing here runs threads
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
+
+
+def _pin() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Whole runs over inputs that lie elsewhere, are laid out otherwise, or are still being written."""
+
+import os
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.reconcile import samples
+from tests.reconcile.samples import NOW, World, uuid
+from tests.s3 import moto_s3
+
+
+def test_a_run_over_objects_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another encoding, with another delimiter and other names; rejects name the object, and no copy stays."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    elsewhere = samples.TEMPLATE.replace('inputs = "inbox/*"', 'inputs = "s3://inbox/in/*"')
+    monkeypatch.setattr(samples, "TEMPLATE", elsewhere)
+    with moto_s3() as url:
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket="inbox")
+        client.put_object(
+            Bucket="inbox", Key="in/a.csv", Body="KUNDE;gender\nc1;ü\nnobody;m\nbroken\n".encode("cp1252")
+        )
+        feed = 'signals = ["gender"]\ncolumns = { id = "KUNDE" }\nencoding = "cp1252"\nmax_rejected = 1.0\n'
+        world = World(tmp_path, f'{feed}inputs_endpoint_url = "{url}"\ninputs_region = "us-east-1"\n')
+        world.sync(("c1", uuid(1)))
+        rehearsed = world.run(dry_run=True)
+        assert (rehearsed.matched, rehearsed.unmatched, rehearsed.rejected) == (1, 1, 1)
+        assert not world.state.exists()
+        done = world.run()
+        assert (done.status, done.matched, done.unmatched, done.rejected) == ("delivered", 1, 1, 1)
+        assert [f"{reject['input']}:{reject['line']}" for reject in world.rejects()] == ["s3://inbox/in/a.csv:4"]
+        assert not (world.state / "copies" / "daily").exists()
+        assert world.lines() == [f'{uuid(1)}\t"gender"="ü"\n']
+        again = world.run()
+        assert (again.status, again.known_inputs) == ("nothing-to-do", 1)
+
+
+def test_files_that_are_still_being_written_wait(tmp_path: Path) -> None:
+    world = World(tmp_path, 'signals = ["gender"]\nsettle_seconds = 60\n')
+    path = world.put("a.csv", [("c1", "f", "", "")])
+    world.put("b.csv.part", [("c2", "f", "", "")])
+    os.utime(path, (NOW / 1000 - 10,) * 2)
+    early = world.run()
+    assert (early.status, early.unfinished_inputs) == ("nothing-to-do", 2)
+    world.now += 60_000
+    late = world.run()
+    assert (late.read, late.unfinished_inputs) == (1, 1)

@@ -1,0 +1,531 @@
+"""Why records did not match: the rules by table and against a plain definition, on stores as they are."""
+
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from idsync.errors import StoreUnavailable
+from idsync.store import DAY, open_store
+from idsync.store.base import EXPORT_SCHEMA
+from reconcile.why import Diagnosis, Finding, Pair, Undiagnosed, affixes, diagnose, explain
+from reconcile.why.affixes import Affix
+from reconcile.why.diagnosis import ORDER, shares
+from reconcile.why.forms import RULES, fold, loosest, loosest_of
+from tests.idsync.ids_of_all_kinds import any_id
+from tests.reconcile.samples import NOW, SIGNALS, World, uuid
+from tests.servers import RedisServer
+
+SECOND_SOURCE = '[[data_sources]]\nname = "web"\ndpid = 777\n[[data_sources]]\nname = "app"\ndpid = 888\n'
+NBSP, ZERO_WIDTH, ACUTE = "\u00a0", "\u200b", "\u0301"
+BY_NAME = {rule.name: rule for rule in RULES}
+
+
+def world(folder: Path, url: str = "sqlite:///idsync.db") -> World:
+    return World(folder, feed=SIGNALS + SECOND_SOURCE, url=url)
+
+
+def know(there: World, *names: str, dpid: int = 12345, seen: int | None = None) -> None:
+    there.sync(*((name, uuid(number)) for number, name in enumerate(names, 1)), dpid=dpid, seen=seen)
+
+
+def look(
+    there: World, records: Sequence[str], *, batch: int = 1000, sample_ids: int = 100_000, **more: object
+) -> Diagnosis:
+    scratch = there.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    chunks = [records[start : start + batch] for start in range(0, len(records), batch)]
+    batches = [pa.record_batch({"id": pa.array(chunk, pa.string())}) for chunk in chunks]
+    with closing(open_store(there.settings.store)) as store:
+        found = diagnose(
+            batches,
+            store,
+            there.settings,
+            there.settings.data_sources[0],
+            NOW,
+            scratch=scratch,
+            memory_limit="300MB",
+            sample_ids=sample_ids,
+            **more,  # type: ignore[arg-type]
+        )
+    assert list(scratch.iterdir()) == []
+    assert sum(finding.records for finding in found.findings) + found.unexplained == found.unmatched == len(records)
+    return found
+
+
+def counted(found: Diagnosis) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for finding in found.findings:
+        counts[finding.rule] = counts.get(finding.rule, 0) + finding.records
+    return counts
+
+
+# --- the rules -------------------------------------------------------------------------------------------------------
+
+# record, mapping, the first rule that explains it; None: nothing does
+TABLE = [
+    ("USER-1", "user-1", "case"),
+    ("STRASSE", "straße", "case"),
+    ("STRAẞE", "straße", "case"),
+    ("İZMİR", "izmir", "case"),
+    ("İZMİR", "i\u0307zmi\u0307r", "case"),
+    ("ISPARTA", "\u0131sparta", "case"),
+    ("ΣΊΣΥΦΟΣ", "σίσυφος", "case"),
+    (" user", "user", "blanks"),
+    ("user", "user  ", "blanks"),
+    (f"{NBSP}user{NBSP}", "user", "blanks"),
+    (f"user{ZERO_WIDTH}", "user", "blanks"),
+    ("\ufeffuser", "user", "blanks"),
+    ("\u202duser\u202c", "user", "blanks"),
+    ("us er", "user", None),
+    ("0042", "42", "zeros"),
+    ("42", "00042", "zeros"),
+    ("000", "0", "zeros"),
+    ("0", "0000", "zeros"),
+    ("0", "x", None),
+    ("0x7", "x7", "zeros"),
+    ("400", "4", None),
+    ("é1", f"e{ACUTE}1", "nfc"),
+    ("12", "\uff11\uff12", "nfkc"),
+    ("x²", "x2", "nfkc"),
+    ("\ufb01x", "fix", "case"),  # the ligature fi: whoever turns it to upper case gets FI
+    ("a%20b", "a b", "percent"),
+    ("a b", "a%2520b", "percent"),
+    ("a%2520b", "a%20b", "percent"),
+    ("a+b", "a b", "percent"),
+    ("a+b", "a%2Bb", "percent"),
+    ("m%C3%BCller", "müller", "percent"),
+    ("m%25C3%25BCller", "müller", "percent"),
+    ("a%25252520b", "a b", None),  # four times
+    ("100%", "100%25", "percent"),
+    ("%ff1", "\ufffd1", None),  # not UTF-8: no replacement characters are made up
+    (" USER", "user", "blanks+case"),
+    ("0USER", "user", "case+zeros"),
+    (" 007", "7", "blanks+zeros"),
+    ("%20user", "user", "blanks+percent"),
+    ("M%C3%9CLLER", "müller", "case+percent"),
+    ("m%C3%BCller", "mu\u0308ller", "percent+nfc"),
+    ("\uff10\uff17", "7", "zeros+nfkc"),
+    (" 00%41", "a", "several"),
+    (NBSP, ZERO_WIDTH, None),  # nothing is left of either
+    (NBSP, "0", None),
+    (NBSP, f"00{NBSP}", None),
+    ("user-1", "user-2", None),
+]
+
+
+@pytest.mark.parametrize(("record", "mapping", "rule"), TABLE)
+def test_each_rule_by_table(tmp_path: Path, record: str, mapping: str, rule: str | None) -> None:
+    there = world(tmp_path)
+    know(there, mapping, "someone else")
+    found = look(there, [record])
+    assert counted(found) == ({rule: 1} if rule else {})
+    assert [finding.samples for finding in found.findings] == ([(Pair(record, mapping),)] if rule else [])
+    assert found.unexplained == (0 if rule else 1)
+
+
+@pytest.mark.parametrize(("record", "mapping", "rule"), TABLE)
+def test_the_rules_work_both_ways(record: str, mapping: str, rule: str | None) -> None:
+    """Which side is which makes no difference; the loosest form is common to all that a rule calls the same."""
+    first = next((each.name for each in RULES if each.same(mapping, record)), None)
+    assert first == rule
+    assert rule is None or loosest(record) == loosest(mapping)
+
+
+def test_every_case_of_every_character_folds_to_one() -> None:
+    for character in map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))):
+        if not character.isalpha():
+            continue
+        cases = {fold(change(character)) for change in (str, str.lower, str.upper, str.title, str.casefold)}
+        assert len(cases) == 1, hex(ord(character))
+
+
+ODD = st.text(st.sampled_from(f"aAbB0 1+%25e4É{ACUTE}é{NBSP}{ZERO_WIDTH}ßıİſ２²-"), max_size=8)
+TEXTS = any_id | ODD
+CHANGES = st.sampled_from(
+    [
+        *(str.upper, str.lower, str.title, str.swapcase, str.strip, quote, lambda text: quote(quote(text))),
+        *(lambda text: f" {text}", lambda text: f"00{text}", lambda text: f"{text}{ZERO_WIDTH}", lambda text: text),
+        *(lambda text: text.replace(" ", "+"), lambda text: text.replace("é", f"e{ACUTE}")),
+    ]
+)
+
+
+@settings(max_examples=400)
+@given(TEXTS, st.lists(CHANGES, max_size=3))
+@example("%ef%bc%85", [])
+@example("%0A", [lambda text: f"00{text}"])
+@example("0\n", [lambda text: quote(quote(text))])
+@example(NBSP, [lambda text: f"00{text}"])
+def test_what_a_rule_calls_the_same_has_one_loosest_form(text: str, changes: list[object]) -> None:
+    other = text
+    for change in changes:
+        other = change(other)  # type: ignore[operator]
+    for rule in RULES:
+        assert not rule.same(text, text)
+        assert rule.same(text, other) == rule.same(other, text)
+        if rule.same(text, other):
+            assert loosest(text) == loosest(other), rule.name
+
+
+@settings(max_examples=300)
+@given(st.lists(TEXTS | st.sampled_from(["0", "00", "", " ", "a%41", "+0+"])))
+def test_the_loosest_form_of_a_column_is_that_of_its_texts(texts: list[str]) -> None:
+    assert loosest_of(pa.array(texts, pa.string())).to_pylist() == list(map(loosest, texts))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(known=st.lists(ODD.filter(bool), max_size=8, unique=True), records=st.lists(ODD.filter(bool), max_size=12))
+def test_findings_are_those_of_a_plain_definition(
+    tmp_path_factory: pytest.TempPathFactory, known: list[str], records: list[str]
+) -> None:
+    """No rule claims an exact match; the first rule that applies to any mapping is the one; nothing is overlooked."""
+    there = world(tmp_path_factory.mktemp("world"))
+    know(there, *known)
+    found = look(there, records, samples=100)
+    said = {pair.record: finding for finding in found.findings for pair in finding.samples}
+    for record in records:
+        if record in known:
+            assert said[record].rule == "synced-since"
+            continue
+        explained = ((rule.name, [name for name in known if rule.same(record, name)]) for rule in RULES)
+        rule, meant = next(((rule, meant) for rule, meant in explained if meant), ("", []))
+        if not rule:
+            assert record not in said or said[record].affix
+            continue
+        assert said[record].rule == rule
+        assert (said[record].ambiguous > 0) >= (len(meant) > 1)
+    for finding in found.findings:
+        if finding.rule not in ORDER[:4]:
+            assert all(pair.record != pair.mapping and pair.mapping in known for pair in finding.samples)
+
+
+def test_the_cheapest_rule_counts_and_doubt_is_counted(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, "user", "User", "uSER ", "7", "07")
+    found = look(there, ["USER", "USER", "uSER", "007"])
+    assert counted(found) == {"blanks": 1, "case": 2, "zeros": 1}
+    assert {finding.rule: finding.ambiguous for finding in found.findings} == {"blanks": 0, "case": 2, "zeros": 1}
+    (case,) = (finding for finding in found.findings if finding.rule == "case")
+    assert (case.records, case.ids, case.samples) == (2, 1, (Pair("USER", "User"),))
+
+
+def test_many_alike_cost_no_more_than_a_few(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, *(f"{'0' * zeros}7" for zeros in range(1, 200)))
+    (finding,) = look(there, ["7"]).findings
+    assert (finding.rule, finding.ambiguous) == ("zeros", 1)
+
+
+# --- the very ID, elsewhere or at another time -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    if request.param == "sqlite":
+        return world(tmp_path)
+    server: RedisServer = request.getfixturevalue("shared_redis")
+    with server.client() as client:
+        client.flushall()
+    return world(tmp_path, server.url)
+
+
+def test_what_has_expired_is_told_until_it_is_swept(either: World) -> None:
+    know(either, "old", seen=NOW - 120 * DAY - 10)
+    know(either, "young", "OLD", seen=NOW - 120 * DAY + 10)
+    records = ["old", "old", "young", "none"]
+    assert counted(look(either, records)) == {"expired": 2, "synced-since": 1}
+    with closing(open_store(either.settings.store)) as store:
+        assert store.sweep(NOW) == 1
+    assert counted(look(either, records)) == {"case": 2, "synced-since": 1}  # its like is still there
+
+
+def test_an_opted_out_device_does_not_count_as_expired(either: World) -> None:
+    know(either, "old", seen=NOW - 121 * DAY)
+    either.opt_out(devices=[uuid(1)])
+    assert counted(look(either, ["old"])) == {}
+
+
+def test_customers_of_earlier_runs_whom_the_store_has_forgotten(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, "known")
+    before = [pa.record_batch({"customer_id": ["gone", "known", "gone"]}), pa.record_batch({"customer_id": ["x"]})]
+    found = look(there, ["gone", "known", "other"], matched_before=iter(before))
+    assert counted(found) == {"matched-before": 1, "synced-since": 1}
+
+
+def test_the_same_id_under_another_data_source(either: World) -> None:
+    know(either, "a", "b", dpid=777)
+    know(either, "b", "c", dpid=888)
+    know(either, "gone", dpid=888, seen=NOW - 121 * DAY)
+    know(either, "nobody", dpid=999)  # not in the configuration
+    found = look(either, ["a", "b", "c", "c", "gone", "nobody"])
+    told = {(finding.data_source, finding.records, finding.ambiguous) for finding in found.findings}
+    assert told == {("web", 2, 1), ("app", 2, 0)}
+    assert {finding.rule for finding in found.findings} == {"other-source"}
+
+
+def test_the_store_is_not_read_whole_where_that_tells_nothing(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, "a", "b")
+    assert look(there, ["a"]).compared == 0
+    assert look(there, []) == Diagnosis("crm", 0, 0, 0, 0, (), 0)
+    assert look(there, ["c"]).compared == 2
+
+
+class _Late:
+    """A store in which the ID was recorded between one look and the next."""
+
+    def export(
+        self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        if customer_ids is None:
+            yield pa.RecordBatch.from_pylist([{"customer_id": "a", "uuid": uuid(1), "last_seen": now}], EXPORT_SCHEMA)
+
+
+def test_an_id_that_is_synced_between_two_looks_is_no_case_for_a_rule(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    batches = [pa.record_batch({"id": ["a", "A"]})]
+    found = diagnose(
+        batches,
+        _Late(),
+        there.settings,
+        there.settings.data_sources[0],
+        NOW,
+        scratch=tmp_path,
+        memory_limit="100MB",
+    )
+    assert counted(found) == {"synced-since": 1, "case": 1}
+
+
+def test_an_unreachable_store_is_told_as_such(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    (tmp_path / "idsync.db").mkdir()
+    with pytest.raises(StoreUnavailable):
+        look(there, ["a"])
+
+
+def test_a_scratch_folder_without_room_is_told_as_such(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, "a")
+    with sqlite3.connect(tmp_path / "idsync.db") as db:
+        rows = ((12345, f"CUSTOMER-{number:0>300}", uuid(number), NOW) for number in range(20_000))
+        db.executemany("INSERT INTO mappings VALUES (?, ?, ?, ?)", rows)
+    db.close()
+    blocked = tmp_path / "scratch"
+    blocked.write_text("no folder")
+    with (
+        closing(open_store(there.settings.store)) as store,
+        pytest.raises(Undiagnosed, match="ran out of memory") as told,
+    ):
+        diagnose(
+            [pa.record_batch({"id": ["nobody"]})],
+            store,
+            there.settings,
+            there.settings.data_sources[0],
+            NOW,
+            scratch=blocked,
+            memory_limit="4MB",
+        )
+    assert "memory_limit" in told.value.mend
+
+
+# --- prefixes and suffixes -------------------------------------------------------------------------------------------
+
+NUMBERS = [str(number) for number in range(1000, 1200, 7)]
+AFFIXES = [
+    ("{}", "CRM-{}", Affix(mapping_prefix="CRM-")),
+    ("CRM-{}", "{}", Affix(record_prefix="CRM-")),
+    ("CRM-{}", "WEB_{}", Affix(record_prefix="CRM-", mapping_prefix="WEB_")),
+    ("u{}", "{}", Affix(record_prefix="u")),
+    ("{}", "{}@de", Affix(mapping_suffix="@de")),
+    ("{}-x", "{}", Affix(record_suffix="-x")),
+    ("{{{}}}", "{}", Affix(record_prefix="{", record_suffix="}")),
+    ("{}", "({})", Affix(mapping_prefix="(", mapping_suffix=")")),
+    ("49{}", "{}", Affix(record_prefix="49")),  # digits before digits, but on all of them
+    ("acme/de/crm-{}", "{}", Affix(record_prefix="acme/de/crm-")),
+]
+
+
+@pytest.mark.parametrize(("record", "mapping", "affix"), AFFIXES)
+def test_prefixes_and_suffixes_are_found(tmp_path: Path, record: str, mapping: str, affix: Affix) -> None:
+    there = world(tmp_path)
+    know(there, *map(mapping.format, NUMBERS))
+    found = look(there, [*map(record.format, NUMBERS), "nobody"])
+    (finding,) = found.findings
+    assert (finding.rule, finding.affix, finding.records, found.unexplained) == ("affix", affix, len(NUMBERS), 1)
+    assert all(pair.mapping in map(mapping.format, NUMBERS) for pair in finding.samples)
+
+
+def test_prefixes_with_other_differences(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, *(f"user{number}" for number in NUMBERS), *(f"9{number}" for number in NUMBERS))
+    records = [f"CRM-USER{number}" for number in NUMBERS] + [f"X/009{number}" for number in NUMBERS]
+    found = look(there, records)
+    assert counted(found) == {"affix+case": len(NUMBERS), "affix+zeros": len(NUMBERS)}
+    assert {finding.affix for finding in found.findings} == {Affix("CRM-"), Affix("X/")}
+
+
+def test_a_match_by_chance_is_no_prefix(tmp_path: Path) -> None:
+    """Numbers lie close together: one digit less is often somebody else."""
+    there = world(tmp_path)
+    know(there, *(str(number) for number in range(1000, 3000)))
+    found = look(there, [str(number) for number in range(11_000, 100_000, 111)])
+    assert counted(found) == {}
+    found = look(there, ["A-1000", *(f"nobody{number}" for number in range(50))])
+    assert counted(found) == {}  # one ID is no pattern
+
+
+def test_an_affix_leaves_something_between() -> None:
+    assert not Affix("CRM-").fits("CRM-")
+    assert not Affix("aa", "aa").fits("aaa")
+    assert Affix("aa", "aa", "b").applied("aaxaa") == "bx"
+
+
+def test_the_work_on_affixes_is_bounded() -> None:
+    texts = [f"{'-'.join('abcdefgh'[number % 8 :])}{'-x' * 300}{number}" for number in range(1000)]
+    assert len(affixes.candidates(texts, texts)) < 1000
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def test_of_too_many_a_sample_is_taken_always_the_same(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, *(f"user-{number}" for number in range(0, 4000, 2)))
+    records = [f"USER-{number}" for number in range(4000) for _ in range(1 + number % 3)]
+    found = look(there, records, sample_ids=500, batch=700)
+    assert (found.unmatched, found.ids, found.sampled) == (len(records), 500, True)
+    assert found.examined == sum(finding.examined for finding in found.findings) + round(
+        found.unexplained * found.examined / found.unmatched
+    )
+    (case,) = found.findings
+    assert case.examined < case.records
+    assert 0.4 < case.records / found.unmatched < 0.6
+    again = look(there, records[::-1], sample_ids=500, batch=333)
+    assert again.as_dict(reveal=True) == found.as_dict(reveal=True)
+    whole = look(there, records, sample_ids=4000)
+    assert (whole.sampled, whole.ids) == (False, 4000)
+    assert counted(whole) == {"case": sum(1 + number % 3 for number in range(0, 4000, 2))}
+
+
+def test_an_id_in_the_sample_counts_with_all_its_records(tmp_path: Path) -> None:
+    """However the batches fall, and whatever is thinned out between them."""
+    there = world(tmp_path)
+    know(there, *(f"user-{number}" for number in range(300)))
+    records = [f"USER-{number}" for _ in range(5) for number in range(300)]
+    found = look(there, records, sample_ids=20, batch=100)
+    assert (found.examined, found.ids) == (100, 20)
+
+
+@given(st.integers(0, 10**12), st.lists(st.integers(0, 10**9), min_size=1))
+def test_shares_add_up(total: int, parts: list[int]) -> None:
+    found = shares(total, parts)
+    assert sum(found) == (total if any(parts) else 0)
+    whole = sum(parts) or 1
+    assert all(
+        abs(share * whole - total * part) < whole for share, part in zip(found, parts, strict=True) if any(parts)
+    )
+
+
+# --- what people see -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pair", "masked"),
+    [
+        (Pair("User-0012", "user-0012"), Pair("Us••-00••", "us••-00••")),
+        (Pair("useR-1234", "user-1234"), Pair("us•R-12••", "us•r-12••")),
+        (Pair("7", "07"), Pair("•", "0•")),
+        (Pair("aB", "ab"), Pair("a•", "a•")),
+        (Pair(" x1y2z3", f"x1y2z3{NBSP}"), Pair("␣x1••••", "x1••••⟨U+00A0⟩")),
+        (Pair("caf\u00e9s", f"cafe{ACUTE}s"), Pair("ca•◦•", "ca••⟨U+0301⟩•")),
+        (Pair("a%20bcd", "a bcd"), Pair("•%20•••", "•␣b••")),
+        (
+            Pair("e4fe9bde-caa0-47b6-908d", "E4FE9BDE-CAA0-47B6-908D"),
+            Pair("e4••••••-ca••-••••-••••", "E4••••••-CA••-••••-••••"),
+        ),
+        (Pair("x" * 512, "X" * 512), Pair("xx" + "•" * 62 + "…", "XX" + "•" * 62 + "…")),
+        (Pair("\x1b[31mabcd", "\u202eabcd"), Pair("⟨U+001B⟩[31•••••", "⟨U+202E⟩ab••")),
+    ],
+)
+def test_masks_show_the_shape_only(pair: Pair, masked: Pair) -> None:
+    assert pair.masked() == masked
+
+
+@given(any_id | ODD, any_id | ODD)
+def test_masks_show_five_letters_or_digits_at_most(one: str, other: str) -> None:
+    for shown in Pair(one, other).masked():
+        assert shown.isprintable()
+        assert sum(map(str.isalnum, re.sub("⟨U\\+[0-9A-F]+⟩", "", shown))) <= 5
+
+
+def test_sentences(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, "user-1234", "a b", "web-1 x", *(f"CRM-{number}" for number in NUMBERS))
+    know(there, "old-customer", seen=NOW - 121 * DAY)
+    know(there, "elsewhere", dpid=777)
+    records = ["USER-1234"] * 3 + ["a%20b", " WEB-1 x", "old-customer", "elsewhere", "nobody", "customer-9", *NUMBERS]
+    before = [pa.record_batch({"customer_id": ["customer-9"]})]
+    found = look(there, records, matched_before=before)
+    told = explain(found)
+    total = len(records)
+    assert told[0].startswith(f"{len(NUMBERS)} of {total} unmatched records (")
+    assert 'would match if the file\'s IDs had the prefix "CRM-": the website sends `C••-11••`' in told[0]
+    assert told[1] == (
+        f"3 of {total} unmatched records ({3 / total:.1%}) would match if upper and lower case were ignored:"
+        " the website sends `us••-12••`, the file has `US••-12••`; let one side change."
+    )
+    text = "\n".join(told[2:])
+    for part in (
+        "had a mapping that is past its lifetime: for one, o••-cu••••••. They match again",
+        "matched in an earlier run, and the store no longer knows their customers: for one, cu••••••-•.",
+        'would match under the data source "web": for one, el•••••••. Let the feed name it, or',
+        "if blanks and invisible characters around the ID and upper and lower case were ignored",
+        "if URL encoding were ignored",
+        "no explanation was found",
+    ):
+        assert part in text
+    revealed = "\n".join(explain(found, reveal=True))
+    assert "the website sends `user-1234`, the file has `USER-1234`" in revealed
+    assert "the file has `␣WEB-1␣x`" in revealed
+    whole = "\n".join(told) + str(found.as_dict())
+    assert not [record for record in records if len(record) > 4 and record in whole]
+    assert {"record": "USER-1234", "mapping": "user-1234"} in found.as_dict(reveal=True)["findings"][3]["samples"]
+
+
+def test_every_rule_has_its_sentence_also_of_a_sample_and_in_doubt() -> None:
+    for rule in ORDER:
+        affix = Affix("CRM-", "", "WEB-", "-x") if rule.startswith("affix") else None
+        source = "web" if rule == "other-source" else None
+        finding = Finding(rule, 1500, 150, 120, 7, (Pair("Record-1", "mapping-1"),), affix, source)
+        (told, rest, sample) = explain(Diagnosis("crm", 3000, 300, 240, 10, (finding,), 1500))
+        assert told.startswith("About 1,500 of 3,000 unmatched records (50.0%) ")
+        assert rest.startswith("For about 1,500 of 3,000 unmatched records (50.0%) no explanation")
+        assert sample == "Figures are extrapolated from a sample of 240 IDs on 300 records."
+        assert ("Of 7 records out of 150 examined, more than one customer may be meant." in told) == (
+            rule not in {"synced-since", "expired", "matched-before"}
+        )
+        assert (
+            'the prefix "CRM-" of the file\'s IDs were "WEB-" and the file\'s IDs had the suffix "-x"' in told
+            or not affix
+        )
+    assert explain(Diagnosis("crm", 0, 0, 0, 0, (), 0)) == []
+
+
+def test_an_affix_of_a_few_is_masked_as_it_may_name_them() -> None:
+    few = Finding("affix", 3, 3, 3, 0, (), Affix("jane.doe."))
+    many = Finding("affix", 30, 30, 30, 0, (), Affix("jane.doe."))
+    for finding, shown in ((few, "ja••.d••."), (many, "jane.doe.")):
+        found = Diagnosis("crm", finding.records, finding.records, finding.ids, 9, (finding,), 0)
+        assert f'the prefix "{shown}"' in explain(found)[0]
+        assert found.as_dict()["findings"][0]["affix"]["record_prefix"] == shown
+        assert found.as_dict(reveal=True)["findings"][0]["affix"]["record_prefix"] == "jane.doe."
