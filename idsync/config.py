@@ -9,23 +9,19 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from idsync.errors import ConfigError
 from idsync.ids import DEVICE_ID_SHAPES
-from idsync.settings import DirectoryDestination, S3Destination, Settings
+from idsync.settings import Settings
 
 CONFIG_VARIABLE = "IDSYNC_CONFIG"
 DEFAULT_PATH = Path("idsync.toml")
 _PREFIX = "IDSYNC_"
 _URL_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^@/\s]+@")
-_LATER = {
-    "ftp": "destinations of kind ftp are not supported by this version",
-    "ftps": "destinations of kind ftps are not supported by this version",
-    "sftp": "destinations of kind sftp are not supported by this version",
-}
+_KINDS = "directory, s3, ftp, ftps or sftp"
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -131,22 +127,28 @@ def _secret_faults(raw: dict[str, Any]) -> Iterator[str]:
     store = raw.get("store")
     if isinstance(store, dict) and isinstance(url := store.get("url"), str) and mask(url) != url:
         yield f'store.url = "{mask(url)}": a password in the file; use $IDSYNC_STORE__URL or store.password_file'
+    for index, destination in enumerate(_tables(raw, "destinations")):
+        if "password" in destination:
+            variable = f"${_PREFIX}DESTINATIONS__{_slug(str(destination.get('name', index))).upper()}__PASSWORD"
+            yield f"destinations[{index}].password: a password in the file; use {variable} or password_file"
 
 
 def _describe(fault: Any, raw: dict[str, Any]) -> str:
     """One line for one pydantic error: key, value, what is wrong."""
     location = [part for part in fault["loc"] if not _is_union_tag(part, fault["loc"])]
     key = _dotted(location)
+    if location[-1:] == ["password"]:
+        return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
     kind, value = fault["type"], fault["input"]
     if kind == "missing":
         return f"{key}: missing"
     if kind == "extra_forbidden":
         return f"{key} = {_show(value)}: unknown key{_did_you_mean(str(location[-1]), _known_keys(location[:-1], raw))}"
     if kind == "union_tag_not_found":
-        return f'{key}.kind: missing; use "directory" or "s3"'
+        return f"{key}.kind: missing; use {_KINDS}"
     if kind == "union_tag_invalid":
         tag = value.get("kind") if isinstance(value, dict) else value
-        return f"{key}.kind = {_show(tag)}: {_LATER.get(str(tag), 'must be directory or s3')}"
+        return f"{key}.kind = {_show(tag)}: must be {_KINDS}"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{key} = {_show(value)}: {message}"
 
@@ -183,8 +185,8 @@ def _known_keys(location: list[Any], raw: dict[str, Any]) -> set[str]:
         data = data[part]
         if isinstance(part, str):
             models = [found for model in models for found in _models_in(model.model_fields[part].annotation)]
-    if isinstance(data, dict) and models == [DirectoryDestination, S3Destination]:
-        models = [DirectoryDestination] if data.get("kind") == "directory" else [S3Destination]
+    if isinstance(data, dict) and location[:1] == ["destinations"]:
+        models = [model for model in models if data.get("kind") in get_args(model.model_fields["kind"].annotation)]
     return {key for model in models for key in model.model_fields}
 
 
@@ -217,6 +219,8 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
         if isinstance(name := feed.get("destination"), str) and name not in targets:
             yield f'{where}.destination = "{name}": no such destination{_did_you_mean(name, targets)}'
         yield from _feed_faults(where, feed)
+        if feed.get("compression") == "pgp" and "pgp" not in raw:
+            yield f'{where}.compression = "pgp": needs the table [pgp] with public_key_file'
     for index, destination in enumerate(destinations):
         if destination.get("kind") != "s3":
             continue
@@ -224,8 +228,6 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
             yield f'partner: missing; destinations[{index}] of kind "s3" puts it in front of every key'
         if not destination.get("bucket") and not destination.get("environment"):
             yield f'destinations[{index}].bucket: missing; give it, or environment = "production" or "beta"'
-        if destination.get("role_arn"):
-            yield f"destinations[{index}].role_arn: not supported by this version; use a profile that assumes the role"
 
 
 def _store_faults(store: Any) -> Iterator[str]:
@@ -255,8 +257,6 @@ def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:
         yield f'{where}.user_id = {_show(user_id)}: must be "uuid" or "customer-id" in this version'
     if feed.get("unmatched") == "emit" and user_id != "customer-id":
         yield f'{where}.unmatched = "emit": unmatched records have no UUID; set user_id = "customer-id" or hold them'
-    if feed.get("compression") == "pgp":
-        yield f'{where}.compression = "pgp": not supported by this version; use "gzip" or "none"'
     for field in ("signals", "trait_columns"):
         columns = feed.get(field)
         if isinstance(columns, list) and feed.get("id_column") in columns:

@@ -6,6 +6,8 @@ from idsync.ids import DEFAULT_RULES, IdRules
 from idsync.settings import DataSource, Feed
 from reconcile.names import InboundName, Suffix
 
+_SUFFIXES: dict[str, Suffix] = {"none": "", "gzip": "gz", "pgp": "gpg"}
+
 
 @dataclass(frozen=True, slots=True)
 class SignalItem:
@@ -80,5 +82,5 @@ def plan(feed: Feed, source: DataSource) -> Plan:
 
 
 def inbound_name(feed: Feed, source: DataSource, timestamp: int) -> InboundName:
-    suffix: Suffix = "gz" if feed.compression == "gzip" else ""
+    suffix = _SUFFIXES[feed.compression]
     return InboundName(feed.dpid or source.dpid, timestamp, feed.mode, target=feed.target, suffix=suffix)

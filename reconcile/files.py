@@ -5,9 +5,10 @@ Limits, from Audience Manager's documentation: split at about 1 GB raw or 200 to
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from isal import isal_zlib
 
@@ -32,6 +33,19 @@ class FrozenFile:
     sha256: str
 
 
+class Packer(Protocol):
+    """Takes text and gives what is to lie on disk, some of it now, the rest at the end: gzip, OpenPGP."""
+
+    def compress(self, text: memoryview, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def gzip_packer() -> Packer:
+    packer: Packer = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW)
+    return packer
+
+
 class FileWriter:
     """A sink that freezes what it takes into one or more files of `folder`, called after `name`.
 
@@ -45,9 +59,11 @@ class FileWriter:
         *,
         split_raw: int = SPLIT_RAW_BYTES,
         split_packed: int = SPLIT_PACKED_BYTES,
+        encrypted_by: Callable[[], Packer] | None = None,
     ) -> None:
         self._folder, self._name = folder, name
         self._split_raw, self._split_packed = split_raw, split_packed
+        self._packer = encrypted_by or (gzip_packer if name.suffix == "gz" else None)
         self._done: list[_Part] = []
         self._part: _Part | None = None
 
@@ -57,7 +73,7 @@ class FileWriter:
             self._close_part()
         if self._part is None:
             path = self._folder / f".part.{len(self._done) + 1}"
-            self._part = _Part(path, packed=self._name.suffix == "gz")
+            self._part = _Part(path, self._packer() if self._packer else None)
         self._part.write(text, count)
 
     def finish(self) -> list[FrozenFile]:
@@ -85,12 +101,12 @@ class FileWriter:
 
 
 class _Part:
-    def __init__(self, path: Path, *, packed: bool) -> None:
+    def __init__(self, path: Path, packer: Packer | None) -> None:
         self.path = path
         self.bytes = self.raw_bytes = self.lines = 0
         self.digest = hashlib.sha256()
         self._file: BinaryIO = path.open("wb")
-        self._packer = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW) if packed else None
+        self._packer = packer
 
     def write(self, text: memoryview, count: int) -> None:
         self.raw_bytes += len(text)

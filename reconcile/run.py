@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -25,8 +25,9 @@ import pyarrow as pa
 from idsync.errors import IdsyncError, UsageError
 from idsync.settings import DataSource, Destination, Feed, Settings
 from idsync.store import DAY, open_store
-from reconcile import durable, inputs, optouts, rejects, retention, sent, tables
+from reconcile import durable, encryption, inputs, optouts, rejects, retention, sent, tables
 from reconcile.delivery import open_delivery
+from reconcile.encryption import Recipient
 from reconcile.engine.changes import ChangesEngine
 from reconcile.engine.duckdb import DuckEngine, Ints, Outcome, Reject, Sink
 from reconcile.errors import RunRefused
@@ -162,13 +163,23 @@ class Job:
     def _freeze(self, folder: RunFolder, timestamp: int, sources: list[Input], summary: Summary) -> None:
         folder.scratch.mkdir()
         name = inbound_name(self._feed, self._source, timestamp)
-        with closing(FileWriter(folder.files, name)) as writer:
+        with self._recipient() as recipient:
+            packer = recipient.packer if recipient else None
+            self._write(folder, FileWriter(folder.files, name, encrypted_by=packer), sources, summary)
+        summary.status = "frozen"
+        durable.write(folder.manifest, _json(summary))
+
+    def _recipient(self) -> AbstractContextManager[Recipient | None]:
+        """Whom the files are encrypted for, if for anybody. Raises ConfigError before anything is read."""
+        pgp = self._settings.pgp
+        return encryption.opened(pgp) if pgp and self._feed.compression == "pgp" else nullcontext()
+
+    def _write(self, folder: RunFolder, writer: FileWriter, sources: list[Input], summary: Summary) -> None:
+        with closing(writer):
             with self._engine(folder.scratch) as engine:
                 self._reconcile(engine, sources, summary, writer, folder)
             shutil.rmtree(folder.scratch)
             summary.files = [asdict(file) for file in writer.finish()]
-        summary.status = "frozen"
-        durable.write(folder.manifest, _json(summary))
 
     def _deliver(self, folder: RunFolder, summary: Summary) -> Summary:
         """Offer the frozen files; once all have arrived, record it. Every step can be repeated."""
@@ -178,9 +189,13 @@ class Job:
             if summary.files:
                 delivery.reach()
             folder.mark_offered()  # without files, too: it is about to be recorded
-            for entry in summary.files:
-                file = FrozenFile(**{key: value for key, value in entry.items() if key != "location"})
-                entry["location"] = delivery.deliver(folder.files / file.name, file, summary.planned_at)
+            entries = {entry["name"]: entry for entry in summary.files}
+            files = [
+                FrozenFile(**{key: value for key, value in entry.items() if key != "location"})
+                for entry in summary.files
+            ]
+            for file, location in delivery.deliver_all(folder.files, files, summary.planned_at):
+                entries[file.name]["location"] = location
                 step.advance(1)
         except IdsyncError as error:
             summary.problem = error.problem

@@ -88,7 +88,7 @@ def ftp_server(
 
     def serve() -> None:
         while not ended.is_set():
-            server.serve_forever(timeout=_POLL_SECONDS, blocking=False)
+            server.ioloop.loop(_POLL_SECONDS, blocking=False)
         server.close_all()
 
     thread = Thread(target=serve, daemon=True)

@@ -14,7 +14,8 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3
 
 # package:program, for what the tests start
 missing=""
-for need in redis-server:redis-server php-cli:php nodejs:node chromium:chromium; do
+for need in redis-server:redis-server php-cli:php nodejs:node chromium:chromium gnupg:gpg \
+    openssh-server:/usr/sbin/sshd openssh-client:ssh-keygen; do
     command -v "${need#*:}" >/dev/null || missing="$missing ${need%%:*}"
 done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

@@ -24,6 +24,9 @@ TABLES: dict[str, type[BaseModel]] = {
     "**`[[feeds]]`**": settings.Feed,
     '**`[[destinations]]`** of `kind = "directory"`': settings.DirectoryDestination,
     '**`[[destinations]]`** of `kind = "s3"`': settings.S3Destination,
+    '**`[[destinations]]`** of `kind = "ftp"`': settings.FtpDestination,
+    '**`[[destinations]]`** of `kind = "sftp"`': settings.SftpDestination,
+    "**`[pgp]`**": settings.Pgp,
     "**`[reconcile]`**": settings.Reconcile,
 }
 
@@ -58,7 +61,7 @@ def matches(shown: str, default: Any, *, required: bool) -> bool:
 
 
 def test_the_top_level_has_no_other_key() -> None:
-    tables = {"store", "endpoint", "privacy", "abuse", "data_sources", "feeds", "destinations", "reconcile"}
+    tables = {"store", "endpoint", "privacy", "abuse", "data_sources", "feeds", "destinations", "reconcile", "pgp"}
     assert set(settings.Settings.model_fields) == tables | {"partner"}
     assert "| `partner` |" in README
 

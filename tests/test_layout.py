@@ -17,6 +17,7 @@ PURE = [
         "reconcile/feed.py",
         "reconcile/changes.py",
         "reconcile/inputs/layout.py",
+        *("reconcile/why/forms.py", "reconcile/why/affixes.py", "reconcile/why/diagnosis.py"),
         "reconcile/lines.py",
         "reconcile/names.py",
         "reconcile/engine/sql.py",

@@ -12,7 +12,7 @@ Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
-BLOCK_BYTES = 4_000_000
+BLOCK_BYTES = 2_000_000
 
 _NEWLINE, _TAB = 10, 9
 _WORD = 8
@@ -44,12 +44,13 @@ class Block:
         """Without its newline."""
         return self.data[self.starts[index] : self.ends[index]]
 
+    def text(self) -> pa.StringArray:
+        """All lines as one text, without a copy. It may not be valid UTF-8."""
+        return self._strings(np.array([0, len(self.data)]))
+
     def texts(self) -> pa.StringArray:
         """The lines, newlines included, without a copy. They may not be valid UTF-8."""
-        offsets = np.concatenate([self.starts, self.ends[-1:] + 1]).astype(np.int32)
-        return pa.Array.from_buffers(
-            pa.string(), len(self), [None, pa.py_buffer(offsets), pa.py_buffer(self.data)], null_count=0
-        )
+        return self._strings(np.concatenate([self.starts, self.ends[-1:] + 1]))
 
     def words(self, positions: Ints) -> Hashes:
         """The eight bytes from each position on, the first the lowest; zeros follow the end of the data."""
@@ -80,6 +81,10 @@ class Block:
 
     def line_hashes(self) -> Hashes:
         return self.hashes(self.starts, np.minimum(self.ends - self.starts, MAX_LINE_BYTES))
+
+    def _strings(self, borders: Ints) -> pa.StringArray:
+        buffers = [None, pa.py_buffer(borders.astype(np.int32)), pa.py_buffer(self.data)]
+        return pa.Array.from_buffers(pa.string(), len(borders) - 1, buffers, null_count=0)
 
     def _users(self) -> Ints:
         tabs = np.flatnonzero(self.bytes == _TAB)

@@ -36,18 +36,18 @@ class DataScreen:
     def __init__(self, rules: IdRules, *, overwrite: bool) -> None:
         item = _ADDING if overwrite else f"{_ADDING}|{_REMOVING}"
         self._overwrite = overwrite
-        self._patterns = None
+        self._line = self._ordinary = None
         if rules.ordinary is not None:
             ordinary = rules.ordinary.pattern
             user = rules.shape.pattern.pattern if rules.shape else ordinary
-            self._patterns = [rf"^(?:{user})\t(?:{item})(?:,(?:{item}))*\n$"]
-            self._patterns += [rf"^(?:{ordinary})\t"] if rules.shape else []
+            self._line = rf"(?:{user})\t(?:{item})(?:,(?:{item}))*\n"
+            self._ordinary = rf"(?:{ordinary})\t[^\n]*\n" if rules.shape else None
 
     def suspects(self, block: Block) -> Mask:
         """Which lines may break a rule."""
-        if self._patterns is None:
+        if self._line is None:
             return np.ones(len(block), np.bool_)
-        found = _unlike(block, self._patterns) | _not_utf8(block)
+        found = _unlike(block, self._line, self._ordinary) | _not_utf8(block)
         found |= block.ends - block.starts >= MAX_LINE_BYTES
         found |= block.users - block.starts > MAX_CUSTOMER_ID_BYTES
         if not self._overwrite and any(sign in block.data for sign in _REMOVAL_SIGNS):
@@ -59,24 +59,24 @@ class IdSyncScreen:
     """For lines of ID-sync files."""
 
     def __init__(self, columns: Columns) -> None:
-        self._patterns = None
+        self._shapes = None
         if all(not isinstance(column, IdRules) or column.ordinary is not None for column in columns):
             shaped = any(isinstance(column, IdRules) and column.shape for column in columns)
-            self._patterns = [_line([_shape(column) for column in columns])]
-            self._ordinary = [_line([_ordinary(column) for column in columns])]
+            self._shapes = _line([_shape(column) for column in columns])
+            self._ordinary = _line([_ordinary(column) for column in columns])
             self._always_both = shaped
 
     def suspects(self, block: Block) -> Mask:
         """Which lines may break a rule."""
-        if self._patterns is None:
+        if self._shapes is None:
             return np.ones(len(block), np.bool_)
         both = self._always_both or _ZEROS in block.data
-        found = _unlike(block, self._patterns + (self._ordinary if both else [])) | _not_utf8(block)
+        found = _unlike(block, self._shapes, self._ordinary if both else None) | _not_utf8(block)
         return found | (block.ends - block.starts > MAX_CUSTOMER_ID_BYTES)
 
 
 def _line(columns: Sequence[str]) -> str:
-    return "^" + r"\t".join(f"(?:{column})" for column in columns) + r"\n$"
+    return r"\t".join(f"(?:{column})" for column in columns) + r"\n"
 
 
 def _shape(column: Column) -> str:
@@ -95,12 +95,13 @@ def _ordinary(column: Column) -> str:
     return column.ordinary.pattern if column.ordinary else ""
 
 
-def _unlike(block: Block, patterns: Sequence[str]) -> Mask:
-    """The lines that one of the patterns does not match."""
-    texts = block.texts()
+def _unlike(block: Block, *lines: str | None) -> Mask:
+    """The lines that one of these patterns of a line does not match."""
     found = np.zeros(len(block), np.bool_)
-    for pattern in patterns:
-        found |= ~pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False)
+    for line in lines:
+        # one match over all lines takes half the time of one match a line, which tells the lines apart
+        if line is not None and not pc.match_substring_regex(block.text(), f"^(?:{line})*$")[0].as_py():
+            found |= ~pc.match_substring_regex(block.texts(), f"^{line}$").to_numpy(zero_copy_only=False)
     return found
 
 

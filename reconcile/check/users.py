@@ -16,7 +16,7 @@ from reconcile.check.block import Block, Hashes, Ints, Mask
 from reconcile.check.findings import Fault, FileReport
 from reconcile.lines import MAX_HASHES_PER_CUSTOMER, MAX_LINES_PER_USER
 
-PIECE_HASHES = 8_000_000  # 64 MB, and a few times that while it is sorted
+PIECE_HASHES = 4_000_000  # 32 MB, and a few times that while it is sorted
 
 _HASH_BYTES = 8
 
@@ -94,7 +94,7 @@ class Users:
             report.add_unseen(rule, counts[file, rule] - len(shown))
 
     def _look(self, piece: int, pieces: int) -> Iterator[_Found]:
-        """What is wrong with the users of one piece: those whose hash leaves this remainder."""
+        """What is wrong with the users of one piece: those whose hash lies in this part of all values."""
         hashes = np.concatenate([block[mine] for _, block, mine in self._blocks(piece, pieces)])
         limit = MAX_HASHES_PER_CUSTOMER if self._pairs else MAX_LINES_PER_USER
         in_order = np.sort(hashes)
@@ -115,10 +115,11 @@ class Users:
     def _blocks(self, piece: int, pieces: int) -> Iterator[tuple[int, Hashes, Mask]]:
         """The place of its first line, the hashes, and which of them belong to this piece, for block after block."""
         self._hashes.seek(0)
-        place = 0
+        place, half = 0, np.uint64(32)
         while data := self._hashes.read(self._piece * _HASH_BYTES):
             block = np.frombuffer(data, np.uint64)
-            yield place, block, (block != 0) & (block % np.uint64(pieces) == piece)
+            of_piece = ((block >> half) * np.uint64(pieces)) >> half == piece
+            yield place, block, (block != 0) & of_piece
             place += len(block)
 
     def _files(self, places: Ints) -> Ints:

@@ -119,25 +119,13 @@ RULES = (
 
 
 def loosest(text: str) -> str:
-    """The text with everything undone, to the end; decoded first, as the ends of what is encoded are not its ends."""
-    return _repeated(lambda form: _bare(fold(_repeated(_more_plain, form))), text)
-
-
-def _repeated(change: Callable[[str], str], text: str) -> str:
+    """The text with everything undone, to the end; "" of what is nothing but blanks and zeros."""
     for _ in range(_ROUNDS):
-        before, text = text, change(text)
+        before = text
+        text = fold(_unquoted(_nfkc(text).replace("+", " "))).lstrip(BLANKS + "0").rstrip(BLANKS)
         if text == before:
             break
     return text
-
-
-def _more_plain(text: str) -> str:
-    return _unquoted(_nfkc(text).replace("+", " "))
-
-
-def _bare(text: str) -> str:
-    """Without blanks around it and zeros in front; what is nothing else is all the same here."""
-    return text.lstrip(BLANKS + "0").rstrip(BLANKS) or "0"
 
 
 def loosest_of(column: pa.StringArray) -> pa.StringArray:
@@ -145,7 +133,6 @@ def loosest_of(column: pa.StringArray) -> pa.StringArray:
     lower = pc.replace_substring(pc.ascii_lower(column), "+", " ")
     bare = pc.ascii_rtrim(pc.ascii_ltrim(lower, _ASCII_BLANKS + "0"), _ASCII_BLANKS)
     simple = pc.and_(pc.string_is_ascii(column), pc.invert(pc.match_substring(column, "%")))
-    simple = pc.and_(simple, pc.not_equal(bare, ""))
     if pc.all(simple).as_py() is False:
         odd = pc.invert(simple)
         bare = pc.replace_with_mask(bare, odd, pa.array(map(loosest, column.filter(odd).to_pylist()), pa.string()))

@@ -85,6 +85,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print("| file | who | s | MB/s | processor s | MB/s of it | peak MB |\n|---|---|---|---|---|---|---|")
     try:
+        (folder / CASES[0].name).write_text("u1\td_sid=1\n")
+        command = [sys.executable, "-m", "reconcile", "check", str(folder / CASES[0].name)]
+        seconds, busy, peak = _timed(command, folder)
+        print(f"| one line: the start alone | check | {seconds:.1f} | | {busy:.1f} | | {peak} |", flush=True)
         for case in CASES:
             path = folder / case.name
             size, lines = _write(path, case, arguments.megabytes * 1_000_000)
@@ -121,7 +125,7 @@ def _blocks(case: Case, chance: random.Random) -> Iterator[bytes]:
 
 
 def _timed(command: list[str], folder: Path) -> tuple[float, float, int]:
-    """Seconds, seconds of processor time, and peak memory in MB. Raises if the command says that the file is at fault."""
+    """Seconds, seconds of processor time, peak memory in MB. Raises if the command says that the file is at fault."""
     root = Path(__file__).parent.parent.parent
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from reconcile.delivery import bandwidth, byname, connect, sftp
@@ -302,6 +303,19 @@ def test_sessions_cut_anywhere_end_well(server: Sftp, tmp_path: Path, cut: int) 
         courier(table_of(server, port=proxy.port)).deliver(*frozen(tmp_path / "run", b"some bytes"), PLANNED_AT)
     finally:
         proxy.close()
+    assert files(server.folder) == {NAME: b"some bytes"}
+
+
+def test_a_session_that_can_not_be_closed_does_no_harm(
+    server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cut right after the last answer, for one."""
+
+    def cut(_: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(paramiko.SFTPClient, "close", cut)
+    connect(settings_of(table_of(server)), "").deliver(*frozen(tmp_path / "run", b"some bytes"), PLANNED_AT)
     assert files(server.folder) == {NAME: b"some bytes"}
 
 

@@ -374,7 +374,7 @@ def test_a_bucket_that_refuses_gets_the_same_bytes_once_it_does_not(bucket: Way,
 
 
 def test_an_endpoint_that_is_away_gets_the_same_bytes_once_it_is_back(bucket: Way, strict: StrictS3) -> None:
-    bucket.environ = to_bucket(f"http://127.0.0.1:{free_port()}")
+    bucket.environ = to_bucket(f"http://127.0.0.1:{free_port()}") | {"IDSYNC_DESTINATIONS__BUCKET__RETRY_SECONDS": "1"}
     done = bucket.run()
     assert (done.status, done.stdout) == (75, "")
     assert bucket.environ["IDSYNC_DESTINATIONS__BUCKET__ENDPOINT_URL"] in done.stderr

@@ -62,17 +62,21 @@ def test_all_faults_are_told_at_once() -> None:
         GOOD.replace('gdpr_default = "does-not-apply"', "vendor_id = 0")
         .replace("dpid = 12345", "dpid = 0\nintegratio_code = 7")
         .replace('data_source = "crm"', 'data_source = "crmm"')
-        .replace('destination = "local"', 'destination = "nowhere"\nuser_id = "idfa"\nmode = "overwrite"\nchanges_only = true')
+        .replace(
+            'destination = "local"',
+            'destination = "nowhere"\nuser_id = "idfa"\nmode = "overwrite"\nchanges_only = true',
+        )
         .replace('environment = "production"', 'enviroment = "production"')
-        + '[[destinations]]\nname = "local"\nkind = "sftp"\n[endpont]\nbind = "x"\n'
+        + '[[destinations]]\nname = "local"\nkind = "scp"\n[endpont]\nbind = "x"\n'
     )
     assert faults(text.replace('partner = "acme"\n', "")) == [
         "privacy.gdpr_default: missing",
         "privacy.vendor_id = 0: must be greater than or equal to 1",
         "data_sources[0].dpid = 0: must be greater than or equal to 1",
         'data_sources[0].integratio_code = 7: unknown key; did you mean "integration_code"?',
+        'feeds[0].changes_only = true: needs mode = "sync"',
         'destinations[1].enviroment = "production": unknown key; did you mean "environment"?',
-        'destinations[2].kind = "sftp": destinations of kind sftp are not supported by this version',
+        'destinations[2].kind = "scp": must be directory, s3, ftp, ftps or sftp',
         'endpont = {…}: unknown key; did you mean "endpoint"?',
         'destinations[2].name = "local": the same as in destinations[0]',
         'feeds[0].data_source = "crmm": no such data source; did you mean "crm"?',
@@ -94,11 +98,15 @@ def test_all_faults_are_told_at_once() -> None:
         ('signals = ["gender"]', 'signals = ["customer_id"]', "an ID is never sent as data"),
         ('signals = ["gender"]', 'signals = "gender"', "feeds[0].signals"),
         ('id_column = "customer_id"', 'id_column = "customer_id"\nunmatched = "emit"', "have no UUID"),
-        ('id_column = "customer_id"', 'id_column = "customer_id"\ncompression = "pgp"', "not supported"),
+        ('id_column = "customer_id"', 'id_column = "customer_id"\ncompression = "pgp"', "needs the table [pgp]"),
         ('id_column = "customer_id"', 'id_column = "customer_id"\nmax_rejected = 2', "less than or equal to 1"),
-        ("inbox/crm-*.csv", "s3://bucket/crm", "only local paths"),
+        ("inbox/crm-*.csv", "s3://BUCKET", "must be a glob of local files, or s3://"),
         ('kind = "directory"\n', "", "destinations[0].kind: missing"),
-        ('environment = "production"', 'environment = "production"\nrole_arn = "arn:x"', "role_arn: not supported"),
+        (
+            'environment = "production"',
+            'environment = "production"\nrole_arn = "arn:x"',
+            'role_arn = "arn:x": String should match',
+        ),
         ("[privacy]", '[endpoint]\nredirect_hosts = ["https://x"]\n[privacy]', "must be a lower-case host"),
         ("[privacy]", '[endpoint]\npublic_url = "sync.example.com"\n[privacy]', "scheme and host only"),
         ("[privacy]", '[endpoint]\ncookie_domain = ".example.com"\n[privacy]', "endpoint.cookie_domain"),

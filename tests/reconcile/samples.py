@@ -42,6 +42,7 @@ kind = "s3"
 bucket = "inbound"
 endpoint_url = "http://127.0.0.1:9"
 region = "us-east-1"
+retry_seconds = 0
 [[feeds]]
 name = "daily"
 data_source = "crm"

@@ -66,7 +66,7 @@ content = st.one_of(
 
 
 @given(st.sampled_from(NAMES), content, st.integers(1, 60))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @example(NAMES[0], b"\xff\xfe\n", 4)
 def test_the_bulk_look_agrees_with_the_exact_one_on_any_bytes(name: str, data: bytes, block: int) -> None:
     data = data.replace(LONG, b"x" * 102_390)
@@ -123,7 +123,7 @@ def test_ids_that_differ_in_one_digit_never_share_a_hash() -> None:
     data = "".join(f"{number:038d}\tx\n" for number in range(200_000)).encode()
     hashes = Block(data).user_hashes()
     assert len(np.unique(hashes)) == 200_000
-    assert len(np.unique(hashes % np.uint64(7))) == 7
+    assert np.bincount((hashes >> np.uint64(60)).astype(np.int64)).min() > 12_000  # of 12,500
 
 
 # --- users, against counting ------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ tails = st.lists(st.sampled_from(["sync", "overwrite", "1", "0", "01", "12", "gz
 
 
 @given(st.builds("{}.{}".format, heads, tails.map(".".join)) | st.text(max_size=20) | heads)
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 def test_a_name_has_no_error_where_it_parses(name: str) -> None:
     faults = [fault for fault in naming.read(name, NOW_SECONDS).faults if fault.rule != "name-target"]
     errors = [fault.rule for fault in faults if RULES[fault.rule].severity == "error"]

@@ -220,9 +220,16 @@ def test_the_cheapest_rule_counts_and_doubt_is_counted(tmp_path: Path) -> None:
 
 def test_many_alike_cost_no_more_than_a_few(tmp_path: Path) -> None:
     there = world(tmp_path)
-    know(there, *(f"{'0' * zeros}7" for zeros in range(1, 200)))
-    (finding,) = look(there, ["7"]).findings
-    assert (finding.rule, finding.ambiguous) == ("zeros", 1)
+    know(there, *(f"{'0' * zeros}7" for zeros in range(200)))
+    (finding,) = look(there, ["7 "]).findings
+    assert (finding.rule, finding.ambiguous) == ("blanks+zeros", 1)  # "7" itself stands too far behind
+
+
+def test_as_many_samples_are_kept_as_asked(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    know(there, *(f"user-{number}" for number in range(9)))
+    records = [f"USER-{number}" for number in range(9)]
+    assert [len(look(there, records, samples=most).findings[0].samples) for most in (0, 3, 50)] == [0, 3, 9]
 
 
 # --- the very ID, elsewhere or at another time -----------------------------------------------------------------------
@@ -375,13 +382,22 @@ def test_prefixes_with_other_differences(tmp_path: Path) -> None:
 
 
 def test_a_match_by_chance_is_no_prefix(tmp_path: Path) -> None:
-    """Numbers lie close together: one digit less is often somebody else."""
+    """Numbers lie close together: one digit less is often somebody else, even where all begin with it."""
     there = world(tmp_path)
-    know(there, *(str(number) for number in range(1000, 3000)))
-    found = look(there, [str(number) for number in range(11_000, 100_000, 111)])
-    assert counted(found) == {}
+    know(there, *(str(number) for number in range(1000, 10_000, 10)))
+    records = [str(number) for number in range(11_000, 20_000, 7)]
+    assert 0.05 < sum(record[1:] in map(str, range(1000, 10_000, 10)) for record in records) / len(records) < 0.2
+    assert counted(look(there, records)) == {}
     found = look(there, ["A-1000", *(f"nobody{number}" for number in range(50))])
     assert counted(found) == {}  # one ID is no pattern
+
+
+def test_an_affix_is_chosen_for_what_others_leave_over() -> None:
+    first, second, third = Affix("a-"), Affix("a-b-"), Affix("c-")
+    tried = ["a-b-1", "a-b-2", "a-b-3", "c-1", "c-2"]
+    hits = {second: {"a-b-2", "a-b-3"}, third: {"c-1", "c-2"}, first: {"a-b-1", "a-b-2", "a-b-3"}}
+    assert affixes.choose(hits, tried) == [first, third]
+    assert affixes.choose({first: {"a-b-1", "a-b-2"}, third: {"a-b-2", "c-1"}}, tried) == [first]
 
 
 def test_an_affix_leaves_something_between() -> None:
@@ -390,9 +406,22 @@ def test_an_affix_leaves_something_between() -> None:
     assert Affix("aa", "aa", "b").applied("aaxaa") == "bx"
 
 
+def test_a_prefix_goes_with_the_sign_behind_it() -> None:
+    texts = [f"CRM-{number}" for number in range(10)] + [f"{number}x" for number in range(90)]
+    found = affixes.prefixes(texts)
+    assert "CRM-" in found
+    assert "CRM" not in found
+
+
 def test_the_work_on_affixes_is_bounded() -> None:
-    texts = [f"{'-'.join('abcdefgh'[number % 8 :])}{'-x' * 300}{number}" for number in range(1000)]
-    assert len(affixes.candidates(texts, texts)) < 1000
+    """However many prefixes are frequent, and however long the one that most have in common."""
+    letters = "abcdefghijklmnopqrst"
+    texts = [f"{letters[number % 20]}-{number}-{letters[number % 20]}" for number in range(400)]
+    texts += [f"{'k' * 30}{number}{'k' * 30}" for number in range(600)]
+    assert len(affixes.prefixes(texts)) <= 16
+    assert len(affixes.suffixes(texts)) <= 16
+    both = [affix for affix in affixes.candidates(texts, texts) if affix.record_prefix and affix.record_suffix]
+    assert len(both) == 16
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
