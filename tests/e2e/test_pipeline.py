@@ -403,7 +403,7 @@ def test_what_nobody_was_offered_is_made_again_without_who_opted_out(local: Way)
     world.delivered.write_text("a file where the folder should be")
     assert local.run().status == 2
     [earlier] = [path.name for path in (world.state / "runs").iterdir()]
-    command = [sys.executable, "-m", "idsync", "opt-out", "crm", "gone", "--config", local.config]
+    command = [sys.executable, "-m", "idsync", "opt-out", "crm", "gone", "--config", str(local.config)]
     subprocess.run(command, check=True, capture_output=True)
     world.delivered.unlink()
     done = local.run()

@@ -15,10 +15,10 @@ import pytest
 from idsync.errors import ConfigError
 from idsync.settings import Feed
 from reconcile import inputs
-from reconcile.errors import InputChanging
+from reconcile.errors import InputChanging, InputUnavailable
 from reconcile.feed import Plan
 from reconcile.inputs import Gathered, remote
-from reconcile.inputs.remote import Bucket, InputUnavailable, RemoteObject
+from reconcile.inputs.remote import Bucket, RemoteObject
 from reconcile.progress import Meter
 from tests.s3 import moto_s3
 
