@@ -12,10 +12,14 @@ fail() {
 command -v python3 >/dev/null || fail "python3 is missing: install Python 3.11 or newer"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(python3 -V) is too old: install Python 3.11 or newer"
 
+# where Debian keeps servers, and users do not look
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export PATH
 # package:program, for what the tests start
 missing=""
 for need in redis-server:redis-server php-cli:php nodejs:node chromium:chromium gnupg:gpg \
-    openssh-server:/usr/sbin/sshd openssh-client:ssh-keygen; do
+    openssh-server:sshd openssh-client:ssh-keygen nginx:nginx logrotate:logrotate prometheus:promtool \
+    systemd:systemd-analyze openssl:openssl; do
     command -v "${need#*:}" >/dev/null || missing="$missing ${need%%:*}"
 done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
