@@ -17,6 +17,7 @@ PURE = [
         "reconcile/feed.py",
         "reconcile/changes.py",
         "reconcile/inputs/layout.py",
+        *(f"reconcile/check/{name}.py" for name in ("block", "content", "findings", "kinds", "naming", "screen")),
         *("reconcile/why/forms.py", "reconcile/why/affixes.py", "reconcile/why/diagnosis.py"),
         "reconcile/lines.py",
         "reconcile/names.py",
