@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from idsync import call, metrics, reply, signals, tag
+from idsync import access, call, metrics, reply, signals, tag
 from idsync.decision import Admitted
 from idsync.defects import log_defect
 from idsync.reply import Reply
@@ -64,6 +64,13 @@ def create_app(service: Service) -> Flask:
     def exposition() -> Response:
         body, content_type = metrics.expose(service.spooled)
         return _leave(reply.content(200, body, content_type))
+
+    if service.status_page:
+        page = service.status_page
+
+        @app.get("/status")
+        def status() -> Response:
+            return _leave(page.answer(access.asker(request.environ.get("REMOTE_ADDR", ""), request.headers)))
 
     @app.get("/robots.txt")
     def robots() -> Response:

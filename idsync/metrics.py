@@ -11,6 +11,7 @@ another WSGI server, each process counts for itself.
 
 import fcntl
 import logging
+import math
 import os
 import time
 from collections import defaultdict
@@ -31,11 +32,31 @@ if TYPE_CHECKING:
 
 NO_DATA_SOURCE = "none"
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_LOCK = "lock"  # no scrape sees a worker both by itself and among those that ended, or finds its file gone
 _LOCK_SECONDS = 1.0
-_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+BOUNDS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 log = logging.getLogger(__name__)
+
+
+class Tally(NamedTuple):
+    """Counts since some moment: `calls` by outcome, in the order of Outcome; `denied` by signal, in that of
+    consent.DENIALS; `within`: of all calls, how many were answered within each of BOUNDS_SECONDS seconds, and at all.
+    """
+
+    calls: tuple[float, ...]
+    denied: tuple[float, ...]
+    within: tuple[float, ...]
+    store_failures: float
+    spooled: float
+
+
+class Sums(NamedTuple):
+    """`counted` since the service began; `queue`: calls that wait for their write now, on all workers."""
+
+    counted: Tally
+    queue: float
 
 
 class Metrics:
@@ -90,22 +111,39 @@ class Metrics:
 
 def expose(spool: Callable[[], Waiting] | None) -> tuple[bytes, str]:
     """Body and Content-Type of /metrics. `spool` tells what waits there."""
-    from prometheus_client import CollectorRegistry, values
+    from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
     registry = CollectorRegistry()
-    if values.ValueClass._multiprocess:
-        registry.register(_Collected(_of_all_processes()))
-    else:
-        registry.register(_Collected(_families().registry.collect()))
+    registry.register(_Collected(_collected()))
     registry.register(_Collected(_of_the_spool(spool)))
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def sums() -> Sums:
+    """What all workers of the service counted, also those that have ended; without `prepare`, this process."""
+    values: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for metric in _collected():
+        for sample in metric.samples:
+            labels = sample.labels
+            label = labels.get("outcome") or labels.get("signal") or labels.get("le") or ""
+            values[sample.name, label] += sample.value
+    return Sums(
+        Tally(
+            tuple(values["idsync_calls_total", outcome.label] for outcome in Outcome),
+            tuple(values["idsync_denied_calls_total", word] for word in consent.DENIALS),
+            tuple(values["idsync_call_seconds_bucket", _le(bound)] for bound in (*BOUNDS_SECONDS, math.inf)),
+            values["idsync_store_failures_total", ""],
+            values["idsync_spooled_calls_total", ""],
+        ),
+        values["idsync_queue_calls", ""],
+    )
 
 
 def prepare(folder: Path) -> None:
     """In gunicorn's master, before the first worker: an empty folder, so that no earlier run counts again."""
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.db", "*.part"):
+    for pattern in ("*.db", "*.part", "status*"):
         for stale in folder.glob(pattern):
             stale.unlink()
     os.environ[_VARIABLE] = str(folder.absolute())
@@ -117,11 +155,11 @@ def forget_worker(pid: int) -> None:
     Its gauges go. What it counted is added to the file of those that ended: a sum that went down would look like a
     restart to Prometheus, and one file a worker that ever was would fill the folder.
     """
-    folder = _folder()
+    folder = shared_folder()
     if folder is None:
         return
     try:
-        with _locked(folder, fcntl.LOCK_EX):
+        with locked(folder / _LOCK, fcntl.LOCK_EX):
             for gauge in folder.glob(f"gauge_live*_{pid}.db"):
                 gauge.unlink()
             for kind in ("counter", "histogram"):
@@ -163,9 +201,11 @@ def _families() -> _Families:
         Counter("idsync_calls", "Answered sync calls.", ("outcome", "data_source"), registry=own),
         Counter("idsync_refused_ids", "Customer IDs on calls, by the rule that they break.", ("reason",), registry=own),
         Counter("idsync_denied_calls", "Calls without consent, by the signal that says so.", ("signal",), registry=own),
-        Histogram("idsync_call_seconds", "From a sync call's arrival to its answer.", buckets=_FAST, registry=own),
+        Histogram(
+            "idsync_call_seconds", "From a sync call's arrival to its answer.", buckets=BOUNDS_SECONDS, registry=own
+        ),
         Histogram("idsync_batch_calls", "Calls that one write to the store held.", buckets=_BATCHES, registry=own),
-        Histogram("idsync_store_seconds", "How long the store took for a batch.", buckets=_FAST, registry=own),
+        Histogram("idsync_store_seconds", "How long the store took for a batch.", buckets=BOUNDS_SECONDS, registry=own),
         Counter("idsync_store_failures", "Batches that the store did not take.", registry=own),
         Counter("idsync_spooled_calls", "Calls written to the spool.", registry=own),
         Counter("idsync_drained_calls", "Calls taken from the spool into the store.", registry=own),
@@ -188,6 +228,19 @@ def _of_the_spool(spool: Callable[[], Waiting] | None) -> Iterator["Metric"]:
     yield GaugeMetricFamily("idsync_spool_opt_outs", "Opt-outs in the spool.", waiting.opt_outs)
 
 
+def _collected() -> Iterable["Metric"]:
+    from prometheus_client import values
+
+    return _of_all_processes() if values.ValueClass._multiprocess else _families().registry.collect()
+
+
+def _le(bound: float) -> str:
+    """The label of a bucket."""
+    from prometheus_client.utils import floatToGoString
+
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
+
+
 class _Collected:
     """A registry asks objects, and asks them once."""
 
@@ -201,17 +254,18 @@ class _Collected:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _folder() -> Path | None:
+def shared_folder() -> Path | None:
+    """Where the workers of one service keep what they share for as long as it runs; None without `prepare`."""
     return Path(folder) if (folder := os.environ.get(_VARIABLE)) else None
 
 
 def _of_all_processes() -> Iterable["Metric"]:
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    folder = _folder()
+    folder = shared_folder()
     if folder is None:
         return []
-    with _locked(folder, fcntl.LOCK_SH):
+    with locked(folder / _LOCK, fcntl.LOCK_SH):
         # A file without a byte is of a worker that starts just now.
         files = [str(path) for path in sorted(folder.glob("*.db")) if path.stat().st_size]
         return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
@@ -243,12 +297,12 @@ def _merge(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """No scrape sees a worker both by itself and among those that ended, or finds its file gone.
+def locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a lock between processes, LOCK_EX or LOCK_SH.
 
-    A process that hangs in the middle must not hang the master, too: after a second it goes on without.
+    A process that hangs in the middle must not hang the others, too: after a second it goes on without.
     """
-    with (folder / "lock").open("ab") as lock:
+    with path.open("ab") as lock:
         end = time.monotonic() + _LOCK_SECONDS
         while True:
             try:

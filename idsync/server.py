@@ -25,7 +25,7 @@ from gunicorn.asgi.protocol import (
 from gunicorn.config import Config
 from gunicorn.workers.gasgi import ASGIWorker
 
-from idsync import metrics, reply
+from idsync import access, metrics, reply
 from idsync.asgi import RAW_TARGET, Application
 from idsync.defects import log_defect
 from idsync.errors import IdsyncError
@@ -260,6 +260,8 @@ def run(settings: Settings, *, bind: str, workers: int, limits: Path = LIMITS) -
     if importlib.util.find_spec("gunicorn_h1c") is None:
         # gunicorn itself would start, and then fail on every request.
         raise IdsyncError("gunicorn_h1c is not installed", mend="pip install -r requirements.txt")
+
+    access.read_token(settings.endpoint)  # a fault in it stops the start, not each worker
 
     def load() -> Application:
         _log_to_stderr()

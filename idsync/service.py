@@ -23,6 +23,7 @@ from idsync.signals import Signals
 from idsync.store import DAY, open_store
 from idsync.store.base import MappingStore
 from idsync.store.spool import Spool, Waiting
+from idsync.watch import Watch
 
 METHODS = ("GET", "HEAD")
 NOTHING_TO_RECORD = Recorded(Outcome.UUID_TOLD)
@@ -75,6 +76,9 @@ class Service:
         self._deny_list = DenyList(settings.abuse, os.urandom(_KEY_BYTES))
         self._rate_limit = RateLimit(settings.abuse.calls_per_minute, settings.abuse.tracked, os.urandom(_KEY_BYTES))
         self._clock, self._entropy = clock, entropy or SystemEntropy()
+        self.status_page: Watch | None = None
+        if settings.endpoint.status != "off":
+            self.status_page = Watch(settings, self._proxies, clock, self._not_ready, self.spooled)
 
     def admit(self, target: str, signals: Signals) -> Admitted | Decided:
         """The decision on a sync call, as far as it goes without the store."""
@@ -134,7 +138,7 @@ class Service:
 
     def readiness(self) -> Reply:
         """Whether calls reach the store durably. What the spool takes meanwhile is safe, but nobody sees it."""
-        reason = "shutting down" if self.draining else self._store_fault()
+        reason = self._not_ready()
         state: dict[str, object] = {"ready": not reason}
         if reason:
             state["reason"] = reason
@@ -149,6 +153,8 @@ class Service:
 
     def close(self) -> None:
         """Write what waits, then let go of store and spool."""
+        if self.status_page:
+            self.status_page.close()
         self.recorder.close()
         self._spool.close()
         self._store.close()
@@ -163,7 +169,10 @@ class Service:
             faults.append(_denied(denial, dpid) if denial else None)
         return decision.deny(admitted, faults) if any(faults) else admitted
 
-    def _store_fault(self) -> str:
+    def _not_ready(self) -> str:
+        """Why the store takes no durable write now; "" if it does."""
+        if self.draining:
+            return "shutting down"
         try:
             self._store.check()
         except IdsyncError as error:
