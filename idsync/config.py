@@ -251,8 +251,8 @@ def _source_faults(sources: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:
-    if not (feed.get("signals") or feed.get("trait_columns") or feed.get("rules")):
-        yield f"{where}: sends nothing; give signals, trait_columns or rules"
+    if not any(feed.get(key) for key in ("signals", "trait_columns", "rules", "constant_traits")):
+        yield f"{where}: sends nothing; give signals, trait_columns, rules or constant_traits"
     if (user_id := feed.get("user_id", "uuid")) not in {"uuid", "customer-id"}:
         yield f'{where}.user_id = {_show(user_id)}: must be "uuid" or "customer-id" in this version'
     if feed.get("unmatched") == "emit" and user_id != "customer-id":

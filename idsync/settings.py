@@ -5,12 +5,22 @@ and a test holds the two together.
 """
 
 import re
+from decimal import Decimal
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 
 from idsync import ids, redirect
 
@@ -114,6 +124,7 @@ Columns = Annotated[
     tuple[Column, ...], Field(min_length=1), BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
 ]
 SignalKey = Annotated[str, Field(pattern=r'^[^"\x00-\x1f\x7f]+$')]
+ConstantText = Annotated[SignalKey, Field(max_length=1000)]
 
 
 class Table(BaseModel):
@@ -196,13 +207,107 @@ class DataSource(Table):
         return ids.id_rules(self.dpid, self.format, self.unchecked, self.national_ids)
 
 
+def _exact(number: Any) -> Any:
+    """A number as it was written: a float of up to 15 digits comes back from its text unharmed."""
+    if isinstance(number, float):
+        if len(Decimal(repr(number)).as_tuple().digits) > FLOAT_DIGITS:
+            raise ValueError(f"has more than {FLOAT_DIGITS} digits; write it in quotes")
+        return Decimal(repr(number))
+    if isinstance(number, bool) or (isinstance(number, str) and not re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", number)):
+        raise ValueError('must be a number, such as 12, -0.5 or "12.50"')
+    return number
+
+
+FLOAT_DIGITS = 15
+Number = Annotated[Decimal, BeforeValidator(_exact), Field(allow_inf_nan=False, max_digits=200)]
+
+
+class Range(Table):
+    """Both ends included; one of them may be left out."""
+
+    min: Number | None = None
+    max: Number | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("empty; give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("no number is between: min is more than max")
+        return self
+
+
+def _re2(pattern: str) -> str:
+    """Of the engine that will use it. Imported here, since it takes its time and most processes need it not."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    try:
+        pc.match_substring_regex(pa.array([""]), pattern)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"not a pattern of RE2: {str(error).rpartition(': ')[2]}") from None
+    return pattern
+
+
+TRAIT_CODE = r"[!#-+\--9<>-{}~]{1,255}"  # of ASCII, without what separates items, lists, or an item's parts
+TraitCode = Annotated[str, Field(pattern=f"^{TRAIT_CODE}$")]
+
+
 class TraitRule(Table):
-    """`trait` is added to records whose `column` equals `equals`; `otherwise = "remove"` removes it from all others."""
+    """`trait`, or that with the integration code `ic`, is added to records whose `column` passes the one test.
+
+    `otherwise = "remove"` removes it from all others.
+    """
 
     column: Column
-    equals: str
-    trait: TraitId
+    equals: str | None = None
+    one_of: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(default=None, alias="in")
+    range: Range | None = None
+    regex: Annotated[str, AfterValidator(_re2)] | None = None
+    present: bool | None = None
+    trait: TraitId | None = None
+    ic: TraitCode | None = None
     otherwise: Literal["nothing", "remove"] = "nothing"
+
+    @model_validator(mode="after")
+    def _one_test_one_trait(self) -> Self:
+        tests = (self.equals, self.one_of, self.range, self.regex, self.present)
+        if sum(test is not None for test in tests) != 1:
+            raise ValueError("needs exactly one of equals, in, range, regex, present")
+        if (self.trait is None) == (self.ic is None):
+            raise ValueError("needs either trait or ic")
+        if self.ic is not None and self.otherwise == "remove":
+            raise ValueError('otherwise = "remove" needs trait: there is no removal by integration code')
+        return self
+
+    @property
+    def adds(self) -> int | str:
+        """The trait by its ID, or by its integration code."""
+        return self.ic or self.trait or 0
+
+
+def _of_signals(keys: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+    if unknown := sorted(set(keys) - set(info.data.get("signals", keys))):
+        raise ValueError(f"not in signals: {', '.join(unknown)}")
+    return keys
+
+
+def _constant_trait(given: Any) -> Any:
+    """A trait ID, or `ic=code`; kept as number or bare code."""
+    if isinstance(given, str) and re.fullmatch(f"ic={TRAIT_CODE}", given):
+        return given.removeprefix("ic=")
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueError('must be a trait ID, such as 24, or "ic=" and an integration code')
+    return given
+
+
+def _with_constants(empty_overwrite: bool, info: ValidationInfo) -> bool:
+    """A line without items is dropped by Audience Manager: something has to stand on it."""
+    if empty_overwrite and info.data.get("mode", "overwrite") != "overwrite":
+        raise ValueError('needs mode = "overwrite"')
+    if empty_overwrite and not info.data.get("constants", True):
+        raise ValueError("needs constants: a line without any item would be dropped by Audience Manager")
+    return empty_overwrite
 
 
 def _not_overwriting(changes_only: bool, info: ValidationInfo) -> bool:
@@ -284,6 +389,11 @@ class Feed(Table):
     signals: tuple[SignalKey, ...] = ()
     trait_columns: tuple[Column, ...] = ()
     rules: tuple[TraitRule, ...] = ()
+    signal_keys: Annotated[dict[Column, SignalKey], AfterValidator(_of_signals)] = {}
+    constants: dict[ConstantText, ConstantText] = {}
+    constant_traits: tuple[Annotated[int | str, BeforeValidator(_constant_trait)], ...] = ()
+    unsendable: Literal["record", "item"] = "record"
+    empty_overwrite: Annotated[bool, AfterValidator(_with_constants)] = False
     columns: Annotated[dict[Column, Columns], AfterValidator(_columns_asked_for)] = {}
     destination: str
     compression: Literal["none", "gzip", "pgp"] = "gzip"

@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from idsync.settings import TRAIT_CODE
+
 MAX_LINE_BYTES = 102_400  # the newline counts
 MAX_LINES_PER_USER = 200
 MAX_HASHES_PER_CUSTOMER = 10  # of e-mail addresses, in a c2c_id file
@@ -25,6 +27,9 @@ UNSENDABLE = r'["\x00-\x1f\x7f]'
 # A column of trait IDs: "24", "24,26", "24|26", "24;26", blanks around the separators allowed.
 MAX_TRAIT_DIGITS = 18
 TRAIT_LIST = rf"^ *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *([,|;] *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *)*$"
+# An entry of such a column: "24" adds a trait, "24:0" and "24:-1" remove it, "ic=code" adds one by integration code.
+TRAIT_ENTRY = rf"(?:[0-9]{{1,{MAX_TRAIT_DIGITS}}}(?::0|:-1)?|ic={TRAIT_CODE})"
+TRAIT_ENTRIES = rf"^ *{TRAIT_ENTRY} *([,|;] *{TRAIT_ENTRY} *)*$"
 
 MIN_IDS = 2  # of a line of an ID-sync file
 

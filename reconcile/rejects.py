@@ -20,7 +20,7 @@ _MAX_FIELD = 1 << 30  # an ID too long to be one is kept as it stood
 EXPLANATIONS = {
     **ids.EXPLANATIONS,
     "value-unsendable": "a signal's value holds a quote, tab, line break or other control character; no escape exists",
-    "trait-not-a-number": "a trait column holds something else than trait IDs",
+    "trait-not-a-number": "a trait column holds something else than trait IDs (24; 24:0 to remove) and ic=code",
     "line-too-long": f"one item is too long for a line of {lines.MAX_LINE_BYTES} bytes",
     "too-many-lines": f"the user's items need more than {lines.MAX_LINES_PER_USER} lines",
     "too-few-columns": "the record has fewer columns than the header",

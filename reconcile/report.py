@@ -86,6 +86,10 @@ def _notes(summary: Summary, feed: Feed) -> list[Text]:
     if summary.forgotten:
         what = "their traits are removed" if feed.optout_removals else "what was sent for them is forgotten"
         notes.append(f"opted out since, {what}: {amount(summary.forgotten, 'user')}")
+    notes += [
+        f"{amount(item['items'], 'item')} of {item['column']} left out, {item['reason']}: {'; '.join(item['samples'])}"
+        for item in summary.items_left_out
+    ]
     if summary.rejects_file:
         notes.append(f"rejected records: {summary.rejects_file}")
     for file in summary.files:

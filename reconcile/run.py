@@ -253,6 +253,12 @@ class Job:
         left_out += held.expired + records.bad + engine.take_faults(suspects)
         left_out = opt_outs.hide(left_out)
         self._check_share(left_out, records, summary, folder)
+        for item in engine.items_left_out(suspects):
+            places = records.places([seq for seq in item.seqs if seq >= records.first])
+            told = [f"{name}, line {line}" for name, line in places.values()] or [str(self.state.held)]
+            summary.items_left_out.append(
+                {"column": item.column, "reason": item.reason, "items": item.items, "samples": told}
+            )
         if isinstance(engine, ChangesEngine):
             engine.pass_over_older(records.starts)
         summary.mappings = ahead.result() if ahead else self._load_mappings(engine, _wanted(engine))

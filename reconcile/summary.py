@@ -11,7 +11,9 @@ class Summary:
     `status`: delivered; nothing-to-do; dry-run; frozen (files wait for the destination); withdrawn; refused; failed.
     `from_hold` of the records read had waited from earlier runs; `superseded` ones were replaced by a newer record of
     the same customer and are not counted as read. The unmatched are held, dropped or emitted as the feed says.
-    `silent` records matched but had nothing to send. Of feeds that send only changes: for `unchanged` records all was
+    `silent` records matched but had nothing to send. `items_left_out`, of records that are not rejected for it, since
+    they can't be sent: column, reason, how many items, and where the first such records stand.
+    Of feeds that send only changes: for `unchanged` records all was
     sent before; `vanished` users and `forgotten` ones, who opted out, were sent something once and go. `settled` are
     interrupted runs whose files this one delivered first; `withdrawn` ones it took back, since somebody had opted out
     before they were offered to anybody. `known_inputs` were delivered before, or are copies; `unfinished_inputs` are
@@ -39,6 +41,7 @@ class Summary:
     rejected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     rejects_file: str = ""
+    items_left_out: list[dict[str, Any]] = field(default_factory=list)
     mappings: int = 0
     lines: int = 0
     inputs: list[dict[str, Any]] = field(default_factory=list)

@@ -24,6 +24,7 @@ from reconcile.feed import Plan
 from reconcile.screen import doubtful_ids, text_buffer
 
 BATCH_ROWS = 100_000
+SAMPLES = 3  # of the records with items left out
 HASH_SHARE_ROWS = 5_000_000
 MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at a time as surely fit
 
@@ -37,6 +38,16 @@ class Reject:
     seq: int
     customer_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Items of a column that can't be sent, left out of records that are: how many, and the first such records."""
+
+    column: str
+    reason: str
+    items: int
+    seqs: tuple[int, ...]
 
 
 class Sink(Protocol):
@@ -103,6 +114,20 @@ class DuckEngine:
         values = [Reject(*row) for row in self._rows(f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL")]
         self.drop(np.array([reject.seq for reject in values], dtype=np.int64))
         return sorted(found + values, key=lambda reject: reject.seq)
+
+    def items_left_out(self, suspects: Sequence[tuple[int, int]]) -> list[LeftOut]:
+        """What `render` will leave out, where the plan spares records; to be asked after `take_faults`."""
+        if not suspects:
+            return []
+        ranges = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in suspects)
+        found = []
+        for index, reason, count in sql.item_faults(self._plan):
+            judged = f"SELECT seq, {count} AS items FROM records WHERE {ranges}"
+            figures = f"SELECT sum(items), min(seq, {SAMPLES}) FROM ({judged}) WHERE items > 0"
+            items, seqs = self._rows(figures)[0]
+            if items:
+                found.append(LeftOut(self._plan.columns[index], reason, int(items), tuple(seqs)))
+        return found
 
     def take_opted_out(self, dpid: int, tokens: Collection[str]) -> Ints:
         """Remove the records of the customers with these tokens (see `idsync.store.optouts`); their numbers."""

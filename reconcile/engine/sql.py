@@ -4,9 +4,23 @@ Column i of the plan is called v<i>. Column names of the input never become iden
 a signal it is a string literal.
 """
 
+from decimal import Decimal
+
 from idsync import ids
 from reconcile import lines
-from reconcile.feed import Item, Plan, RuleItem, SignalItem, TraitsItem
+from reconcile.feed import (
+    Item,
+    Matching,
+    OneOf,
+    Plan,
+    Present,
+    RuleItem,
+    SignalItem,
+    Test,
+    TraitItem,
+    TraitsItem,
+    Within,
+)
 
 
 def literal(text: str) -> str:
@@ -25,19 +39,74 @@ def opt_out_token(dpid: int, column: str = "id") -> str:
 
 def value_fault(plan: Plan) -> str:
     """The reason why a record's values are refused, or NULL; the first that applies. IDs are judged in Python."""
+    if plan.spares_records:
+        return "NULL"
     cases = []
     if signals := plan.positions(SignalItem):
         # one search over all values: no pattern can match across a border, since it matches single characters
         values = f"concat({', '.join(f'v{index}' for index in signals)})"
         cases.append(f"WHEN regexp_matches({values}, {literal(lines.UNSENDABLE)}) THEN 'value-unsendable'")
-    user = str(ids.UUID_DIGITS) if plan.by_uuid else "strlen(id)"
-    for index in signals:
-        room = lines.MAX_LINE_BYTES - len(f'\t"{plan.columns[index]}"=""\n'.encode())
-        cases.append(f"WHEN strlen(v{index}) + {user} > {room} THEN 'line-too-long'")
+    cases += [
+        f"WHEN {_too_long(plan, item)} THEN 'line-too-long'" for item in plan.items if isinstance(item, SignalItem)
+    ]
     for index in plan.positions(TraitsItem):
-        pattern = literal(lines.TRAIT_LIST)
+        pattern = literal(lines.TRAIT_ENTRIES)
         cases.append(f"WHEN v{index} <> '' AND NOT regexp_matches(v{index}, {pattern}) THEN 'trait-not-a-number'")
     return f"CASE {' '.join(cases)} END" if cases else "NULL"
+
+
+def item_faults(plan: Plan) -> list[tuple[int, str, str]]:
+    """What items can't be sent, where records are spared: column, reason, how many of a record."""
+    if not plan.spares_records:
+        return []
+    faults = []
+    for item in dict.fromkeys(plan.items):
+        if isinstance(item, SignalItem):
+            unsendable = _unsendable(item)
+            faults += [(item.column, "value-unsendable", f"({unsendable})::BIGINT")]
+            faults += [(item.column, "line-too-long", f"({_too_long(plan, item)} AND NOT {unsendable})::BIGINT")]
+        elif isinstance(item, TraitsItem):
+            bad = f"len(list_filter({_entries(item)}, lambda entry: NOT {_IS_ENTRY}))"
+            faults += [(item.column, "trait-not-a-number", f"CASE WHEN v{item.column} <> '' THEN {bad} ELSE 0 END")]
+    return faults
+
+
+def _too_long(plan: Plan, item: SignalItem) -> str:
+    user = str(ids.UUID_DIGITS) if plan.by_uuid else "strlen(id)"
+    room = lines.MAX_LINE_BYTES - len(f'\t"{item.key}"=""\n'.encode())
+    return f"strlen(v{item.column}) + {user} > {room}"
+
+
+def _unsendable(item: SignalItem) -> str:
+    return f"regexp_matches(v{item.column}, {literal(lines.UNSENDABLE)})"
+
+
+_IS_ENTRY = f"regexp_full_match(entry, {literal(lines.TRAIT_ENTRY)})"
+
+
+def _entries(item: TraitsItem) -> str:
+    """The column's list, as it stands, without the blanks around its entries."""
+    split = f"string_split(replace(replace(v{item.column}, '|', ','), ';', ','), ',')"
+    return f"list_transform({split}, lambda entry: trim(entry, ' '))"
+
+
+def _are_numbers(plan: Plan, item: TraitsItem) -> str:
+    """Whether a column that is not empty holds nothing but numbers, whose items are quicker made."""
+    if plan.spares_records:
+        return f"regexp_matches(v{item.column}, {literal(lines.TRAIT_LIST)})"
+    return f"NOT (contains(v{item.column}, '=') OR contains(v{item.column}, ':'))"
+
+
+def _mixed_items(plan: Plan, item: TraitsItem) -> str:
+    """The list of items of a column that holds not only numbers."""
+    wanted = [_IS_ENTRY] * plan.spares_records + ["NOT contains(entry, ':')"] * (not item.removes)
+    entries = _entries(item)
+    if wanted:
+        entries = f"list_filter({entries}, lambda entry: {' AND '.join(wanted)})"
+    return (
+        f"list_transform({entries}, lambda entry: CASE WHEN entry[1] = 'i' THEN entry WHEN contains(entry, ':')"
+        " THEN concat('d_unsid=', split_part(entry, ':', 1)) ELSE concat('d_sid=', entry) END)"
+    )
 
 
 def _trait_ids(column: str) -> str:
@@ -50,20 +119,78 @@ def items(plan: Plan) -> list[str]:
     return [_item(plan, item, "") for item in plan.items]
 
 
+def _constants(plan: Plan) -> list[str]:
+    return [f'"{key}"="{value}"' for key, value in plan.constants]
+
+
+def _adding(trait: int | str) -> str:
+    return f"d_sid={trait}" if isinstance(trait, int) else f"ic={trait}"
+
+
+def _passes(column: str, test: Test) -> str:
+    match test:
+        case OneOf(values):
+            return f"{column} IN ({', '.join(map(literal, values))})"
+        case Within(least, most):
+            return _within(column, least, most)
+        case Matching(pattern):
+            return f"regexp_full_match({column}, {literal(pattern)})"
+        case Present(wanted):
+            return f"{'' if wanted else 'NOT '}regexp_matches({column}, '[^ \\t-\\r]')"
+
+
+def _within(column: str, least: Decimal | None, most: Decimal | None) -> str:
+    """Numbers are compared as texts of digits, of any length: no type that holds them all is exact.
+
+    Of two without zeros around them, the one with more digits before the point is larger, else the one whose digits
+    come later, first those before the point, then those behind.
+    """
+    whole = f"ltrim(regexp_extract({column}, '^[+-]?([0-9]*)', 1), '0')"
+    part = f"rtrim(regexp_extract({column}, '[.]([0-9]*)$', 1), '0')"
+    size = f"(strlen({whole}), {whole}, {part})"
+    negative = f"({column}[1] = '-' AND ({whole} <> '' OR {part} <> ''))"
+    tests = [f"regexp_full_match({column}, '[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)')"]
+    if least is not None:
+        other = _size(least)
+        tests.append(f"(NOT {negative} OR {size} <= {other})" if least < 0 else f"NOT {negative} AND {size} >= {other}")
+    if most is not None:
+        other = _size(most)
+        tests.append(f"{negative} AND {size} >= {other}" if most < 0 else f"({negative} OR {size} <= {other})")
+    return f"({' AND '.join(tests)})"
+
+
+def _size(number: Decimal) -> str:
+    """The texts that a number is compared by, without its sign."""
+    whole, _, part = f"{number.copy_abs():f}".partition(".")
+    whole = whole.lstrip("0")
+    return f"({len(whole)}, '{whole}', '{part.rstrip('0')}')"
+
+
 def _item(plan: Plan, item: Item, comma: str) -> str:
     """`comma` goes before the text. The parts are handed to one concat(): each `||` would copy all before it."""
-    column = f"v{item.column}"
     match item:
-        case SignalItem():
-            key = literal(f'{comma}"{plan.columns[item.column]}"="')
-            return f"CASE WHEN {column} <> '' THEN concat({key}, {column}, '\"') END"
-        case TraitsItem():
+        case SignalItem(index, key):
+            column = f"v{index}"
+            sendable = f" AND NOT {_unsendable(item)} AND NOT {_too_long(plan, item)}" if plan.spares_records else ""
+            before = literal(f'{comma}"{key}"="')
+            return f"CASE WHEN {column} <> ''{sendable} THEN concat({before}, {column}, '\"') END"
+        case TraitsItem(index):
+            column = f"v{index}"
+            one = f"regexp_full_match({column}, '[0-9]{{1,{lines.MAX_TRAIT_DIGITS}}}')"
             several = f"replace({_trait_ids(column)}, ',', ',d_sid=')"
-            text = f"CASE WHEN regexp_full_match({column}, '[0-9]+') THEN {column} ELSE {several} END"
-            return f"CASE WHEN {column} <> '' THEN concat('{comma}d_sid=', {text}) END"
-        case RuleItem(_, equals, trait, removes):
+            mixed = f"nullif(array_to_string({_mixed_items(plan, item)}, ','), '')"
+            if comma:
+                mixed = f"',' || {mixed}"
+            return (
+                f"CASE WHEN {column} = '' THEN NULL WHEN {one} THEN concat('{comma}d_sid=', {column})"
+                f" WHEN {_are_numbers(plan, item)} THEN concat('{comma}d_sid=', {several})"
+                f" ELSE {mixed} END"
+            )
+        case RuleItem(index, test, trait, removes):
             otherwise = f" ELSE '{comma}d_unsid={trait}'" if removes else ""
-            return f"CASE WHEN {column} = {literal(equals)} THEN '{comma}d_sid={trait}'{otherwise} END"
+            return f"CASE WHEN {_passes(f'v{index}', test)} THEN {literal(comma + _adding(trait))}{otherwise} END"
+        case TraitItem(trait):
+            return literal(comma + _adding(trait))
 
 
 def item_list(plan: Plan) -> str:
@@ -74,7 +201,12 @@ def item_list(plan: Plan) -> str:
             lists.append(f"coalesce(string_split({text}, ','), [])")
         else:
             lists.append(f"list_filter([{text}], lambda item: item IS NOT NULL)")
-    return f"list_concat({', '.join(lists)})" if len(lists) > 1 else lists[0]
+    said = f"list_concat({', '.join(lists)})" if len(lists) > 1 else lists[0]
+    if not plan.constants:
+        return said
+    constants = f"[{', '.join(map(literal, _constants(plan)))}]"
+    along = f"list_concat({said}, {constants})"
+    return along if plan.speaks_always else f"CASE WHEN len({said}) > 0 THEN {along} ELSE [] END"
 
 
 # A UUID is kept in the join as its two halves of 19 digits, each of which fits 64 bits: 16 bytes in place of 58, which
@@ -139,15 +271,19 @@ _KNOWN = "coalesce(mark IN (SELECT mark FROM sent WHERE mark IS NOT NULL), false
 
 
 def _traits_in_force(plan: Plan) -> str:
-    """The traits that a record adds, with commas between them."""
+    """The IDs of traits that a record adds, with commas between them; by integration code none can be taken away."""
     parts = []
     for item in plan.items:
-        column = f"v{item.column}"
         match item:
-            case TraitsItem():
-                parts.append(f"nullif({_trait_ids(column)}, '')")
-            case RuleItem(_, equals, trait, _):
-                parts.append(f"CASE WHEN {column} = {literal(equals)} THEN '{trait}' END")
+            case TraitsItem(index):
+                numbers = f"nullif({_trait_ids(f'v{index}')}, '')"
+                added = f"list_filter({_mixed_items(plan, item)}, lambda item: starts_with(item, 'd_sid='))"
+                mixed = f"nullif(replace(array_to_string({added}, ','), 'd_sid=', ''), '')"
+                parts.append(f"CASE WHEN v{index} = '' OR {_are_numbers(plan, item)} THEN {numbers} ELSE {mixed} END")
+            case RuleItem(index, test, int(trait), _):
+                parts.append(f"CASE WHEN {_passes(f'v{index}', test)} THEN '{trait}' END")
+            case TraitItem(int(trait)):
+                parts.append(f"'{trait}'")
     return f"concat_ws(',', {', '.join(parts)})" if parts else "''"
 
 
@@ -195,8 +331,13 @@ def rows_of_users(plan: Plan, user: str) -> str:
 
 
 def text_of(plan: Plan) -> str:
-    """All items of a record, each with a comma before it."""
-    return f"concat({', '.join(_item(plan, item, ',') for item in plan.items)})"
+    """All items of a record, each with a comma before it; empty where it has nothing to say."""
+    texts = [_item(plan, item, ",") for item in plan.items]
+    constants = literal("".join(f",{text}" for text in _constants(plan)))
+    if plan.constants and plan.speaks_always:
+        texts.append(constants)
+    said = f"concat({', '.join(texts)})"
+    return f"coalesce(nullif({said}, '') || {constants}, '')" if plan.constants and not plan.speaks_always else said
 
 
 def lines_of(plan: Plan, *, repeats: bool) -> str:

@@ -18,13 +18,13 @@ from reconcile import lines
 from reconcile.engine import sql
 from reconcile.engine.duckdb import DuckEngine, Outcome
 from reconcile.errors import RunRefused
-from reconcile.feed import Plan, RuleItem, SignalItem, TraitsItem
+from reconcile.feed import OneOf, Plan, RuleItem, SignalItem, TraitsItem
 from reconcile.feed import plan as plan_of
 from reconcile.lines import Line, Signal, Trait
 from reconcile.screen import doubtful_ids, is_clean
 from tests.idsync.ids_of_all_kinds import any_id
 
-ITEMS = (SignalItem(0), TraitsItem(1), RuleItem(0, "gold", 7, removes=True))
+ITEMS = (SignalItem(0, "tier"), TraitsItem(1, True), RuleItem(0, OneOf(("gold",)), 7, removes=True))
 Record = tuple[str, str, str]
 Mapping = tuple[str, str, int]
 
@@ -209,7 +209,7 @@ trait_text = st.sampled_from(["", "24", "24,25", "x", "1" * 18, "1" * 19, ",", "
 @example([("a", "", "1" * 19)])
 @example([("a", "", "1/2")])
 def test_what_the_screen_passes_breaks_no_rule(rows: list[tuple[str, str, str]]) -> None:
-    asked = Plan("id", ("tier", "traits"), (SignalItem(0), TraitsItem(1)), True, False, False)
+    asked = Plan("id", ("tier", "traits"), (SignalItem(0, "tier"), TraitsItem(1, True)), True, False, False)
     columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
     query = f"SELECT {sql.value_fault(asked)} FROM (SELECT unnest(?) AS id, unnest(?) AS v0, unnest(?) AS v1)"
     reasons = [reason for (reason,) in duckdb.execute(query, [column.to_pylist() for column in columns]).fetchall()]
@@ -239,7 +239,9 @@ def test_trait_columns_hold_lists_of_numbers(tmp_path: Path, text: str, fine: bo
 
 def test_column_names_never_become_sql(tmp_path: Path) -> None:
     nasty = "x' || (SELECT 1) || '"
-    asked = Plan("id", (nasty,), (SignalItem(0), RuleItem(0, "it's", 7, removes=False)), True, False, False)
+    asked = Plan(
+        "id", (nasty,), (SignalItem(0, nasty), RuleItem(0, OneOf(("it's",)), 7, removes=False)), True, False, False
+    )
     with DuckEngine(asked, tmp_path, "500MB") as engine:
         engine.stage(
             iter(
