@@ -24,6 +24,7 @@ from idsync.store import open_store
 from idsync.store.base import Device
 from tests.endpoint import Answer, Connection, Endpoint, Gunicorn, run_idsync, serving, stopping
 from tests.idsync.samples import OTHER_UUID, UUID, configuration
+from tests.servers import wait_until
 
 PIXEL = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"  # 43 bytes
@@ -284,13 +285,13 @@ def test_metrics_of_all_workers(tmp_path: Path) -> None:
     path = tmp_path / "idsync.toml"
     path.write_text(configuration())
     with serving(path, "--workers", "2") as endpoint:
+        [folder] = (tmp_path / "var").glob("metrics-*")
+        wait_until(lambda: len(list(folder.glob("counter_*.db"))) == 2, "both workers")
         for number in range(40):
             endpoint.get(f"/ibs:dpid=12345&dpuuid=customer-{number}")
         endpoint.get("/ibs:dpid=999&dpuuid=secret")
         endpoint.get("/ibs:dpid=777&dpuuid=a", "Sec-GPC: 1")
         told = metrics(endpoint)
-        [folder] = (tmp_path / "var").glob("metrics-*")
-        assert len(list(folder.glob("counter_*.db"))) == 2
         endpoint.stop()
         assert not folder.exists()
     for line in (
