@@ -38,6 +38,7 @@ from idsync.store.base import EXPORT_SCHEMA
 from reconcile import durable, retention
 from reconcile.delivery import open_delivery
 from reconcile.engine import sql
+from reconcile.engine.duckdb import Guard
 from reconcile.errors import RunRefused
 from reconcile.files import FileWriter, FrozenFile
 from reconcile.ledger import Ledger
@@ -365,7 +366,7 @@ class _Mappings:
 
     def load(self, dpid: int, batches: Iterator[pa.RecordBatch]) -> None:
         """Take in batches of EXPORT_SCHEMA."""
-        source = _Kept(batches)
+        source = Guard(batches)
         self._con.register("export", pa.RecordBatchReader.from_batches(EXPORT_SCHEMA, source))
         try:
             self._con.execute(f"INSERT INTO facts SELECT customer_id, {sql.UUID_HALVES}, {dpid}, last_seen FROM export")
@@ -444,24 +445,6 @@ class _Mappings:
 
     def _value(self, query: str) -> int:
         return int(self._execute(query).fetchall()[0][0])
-
-
-class _Kept:
-    """Iterates, keeping the error that its source raised: DuckDB hands on only the text of it."""
-
-    def __init__(self, source: Iterator[pa.RecordBatch]) -> None:
-        self._source = source
-        self.error: IdsyncError | None = None
-
-    def __iter__(self) -> "_Kept":
-        return self
-
-    def __next__(self) -> pa.RecordBatch:
-        try:
-            return next(self._source)
-        except IdsyncError as error:
-            self.error = error
-            raise
 
 
 def _too_large(error: duckdb.Error) -> Exception:

@@ -265,7 +265,7 @@ class DuckEngine:
         return len(pieces), memoryview("".join(pieces).encode())
 
     def _insert(self, statement: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        guard = _Guard(batches)
+        guard = Guard(batches)
         with self._con.cursor() as con:  # of its own: records and mappings may come in side by side
             con.register("source", pa.RecordBatchReader.from_batches(schema, guard))
             try:
@@ -291,14 +291,14 @@ class DuckEngine:
         return self._rows(query)[0][0]
 
 
-class _Guard:
+class Guard:
     """Iterates, keeping the error that its source raised: DuckDB hands on only the text of it."""
 
     def __init__(self, source: Iterator[pa.RecordBatch]) -> None:
         self._source = source
         self.error: IdsyncError | None = None
 
-    def __iter__(self) -> "_Guard":
+    def __iter__(self) -> "Guard":
         return self
 
     def __next__(self) -> pa.RecordBatch:
