@@ -65,7 +65,7 @@ class Join:
         records = Records(sources, self._plan, engine.schema, start=held.count)
         with ThreadPoolExecutor(max_workers=1) as beside:
             ahead = beside.submit(self._load_mappings, engine, None) if _is_large(sources) else None
-            engine.stage(self._counted("reading records", chain(held.batches(), records.batches())))
+            engine.stage(self._counted("reading records", chain(held.batches(), records.batches()), lambda: records.share))
         superseded = engine.superseded(held.count) if held.count else np.empty(0, np.int64)
         engine.drop(superseded)
         summary.superseded = len(superseded)
@@ -193,10 +193,12 @@ class Join:
         rejects.write(folder.rejects, left_out, from_hold | records.places(from_inputs))
         summary.rejects_file = str(folder.rejects)
 
-    def _counted(self, name: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _counted(
+        self, name: str, batches: Iterator[pa.RecordBatch], share: Callable[[], float] = float
+    ) -> Iterator[pa.RecordBatch]:
         step = self._meter.step(name)
         for batch in batches:
-            step.advance(len(batch))
+            step.advance(len(batch), share())
             yield batch
 
 

@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -25,9 +34,13 @@ class Step:
     def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
         self._progress, self._task = progress, task
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, share: float = 0.0) -> None:
+        """`share` of the work that is done now, 0 to 1, tells how much there is where that was not known."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, count)
+            if share:
+                done = self._progress.tasks[self._progress.task_ids.index(self._task)].completed
+                self._progress.update(self._task, total=max(round(done / min(share, 1.0)), done))
 
 
 class Meter:
@@ -47,7 +60,7 @@ def meter(console: Console) -> Iterator[Meter]:
         return
     columns = (
         *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(_Rate(), TimeElapsedColumn()),
+        *(_Rate(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Meter(progress)

@@ -36,6 +36,8 @@ class Records:
         self.bad: list[Reject] = []
         self.suspects: list[tuple[int, int]] = []
         self.counts: dict[str, int] = {}
+        self._bytes = sum(source.state[1] for source in sources)
+        self._bytes_read, self._position = 0, inputs.Position()
         self._signals, self._traits = plan.positions(SignalItem), plan.positions(TraitsItem)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -43,7 +45,7 @@ class Records:
             start = self._next
             self._spans.append(_Span(source, start))
             before = self.read
-            for chunk in inputs.read(source, self._plan):
+            for chunk in inputs.read(source, self._plan, self._position):
                 self.bad += [Reject(start + bad.ordinal, bad.text, bad.reason) for bad in chunk.bad]
                 self.read += len(chunk.ordinals) + len(chunk.bad)
                 last = [bad.ordinal for bad in chunk.bad] + chunk.ordinals[-1:].tolist()
@@ -54,7 +56,13 @@ class Records:
                     self.suspects.append((int(seqs[0]), int(seqs[-1])))
                 yield pa.RecordBatch.from_arrays([pa.array(seqs), *chunk.columns], schema=self._schema)
             inputs.check_unchanged(source)
+            self._bytes_read += source.state[1]
             self.counts[source.sha256] = self.read - before
+
+    @property
+    def share(self) -> float:
+        """How much of all files was read, 0 to 1."""
+        return (self._bytes_read + self._position.bytes()) / self._bytes if self._bytes else 1.0
 
     @property
     def starts(self) -> list[int]:

@@ -57,6 +57,19 @@ class Input:
         return self.url or str(self.path)
 
 
+class Position:
+    """How far a file was read: bytes of it as it lies on disk. Of Parquet nothing is known until the end."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+
+    def follow(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def bytes(self) -> int:
+        return 0 if self._file is None or self._file.closed else self._file.tell()
+
+
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """What a feed's pattern names at one moment. Passed over: `unfinished` files by their name, `unsettled` ones
@@ -189,13 +202,13 @@ def _state(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def read(source: Input, plan: Plan) -> Iterator[Chunk]:
-    """The records of a file in order; columns are those of the plan, the ID first.
+def read(source: Input, plan: Plan, position: Position | None = None) -> Iterator[Chunk]:
+    """The records of a file in order; columns are those of the plan, the ID first. `position` tells how far it is.
 
     Raises InputRefused for a file that can't be used as a whole.
     """
     columns, layout = (plan.id_column, *plan.columns), source.layout
-    kind, opener = _format(source), _opener(source)
+    kind, opener = _format(source), _opener(source, position)
     try:
         if kind == "parquet":
             yield from parquet.read(source.path, layout, columns)
@@ -238,12 +251,14 @@ def _format(source: Input) -> str:
     return kind
 
 
-def _opener(source: Input) -> Callable[[], BinaryIO]:
+def _opener(source: Input, position: Position | None = None) -> Callable[[], BinaryIO]:
     """Opens the file as plain text in UTF-8, whatever it is packed in and written in."""
 
     def opened() -> BinaryIO:
         packed = source.path.name.lower().endswith(_GZIP)
-        file = igzip.open(source.path, "rb") if packed else source.path.open("rb")  # type: ignore[no-untyped-call]
+        file = igzip.IGzipFile(source.path, "rb") if packed else source.path.open("rb")  # type: ignore[no-untyped-call]
+        if position:
+            position.follow(cast(BinaryIO, file.fileobj if isinstance(file, igzip.IGzipFile) else file))
         return text.as_utf8(cast(BinaryIO, file), source.layout.encoding)
 
     return opened

@@ -19,21 +19,29 @@ def _one_of(salt: int, *values: str) -> str:
     return f"CASE hash(i, {salt}) % {len(values)} {cases} END"
 
 
-def make(folder: Path, records: int, *, repeats: int = 1) -> tuple[Path, Path]:
-    """feed.csv with `records` records (`repeats` a customer), about 43 bytes each, and mappings.parquet."""
-    feed, mappings = folder / f"feed-{records}-{repeats}.csv", folder / f"mappings-{records // repeats}.parquet"
+def records(numbers: str, *, repeats: int = 1) -> str:
+    """A query for records of about 43 bytes, `repeats` a customer; `numbers` is a table function of one column."""
     customer = _CUSTOMER.replace("i::", f"(i // {repeats})::")
+    return (
+        f"SELECT {customer} AS customer_id, {_one_of(1, 'female', 'male', 'x')} AS gender,"
+        f" {_one_of(2, 'gold', 'silver', 'bronze', '')} AS tier,"
+        f" {_one_of(5, 'Berlin', 'Hamburg', 'Köln', 'München', 'Bern')} AS city,"
+        f" (100000 + hash(i, 3) % 1000)::VARCHAR AS {TRAITS} FROM {numbers} t(i)"
+    )
+
+
+def mappings(numbers: str) -> str:
+    """A query for the mapping of each customer in `numbers`."""
+    return f"SELECT {_CUSTOMER} AS customer_id, {_UUID} AS uuid FROM {numbers} t(i)"
+
+
+def make(folder: Path, count: int, *, repeats: int = 1) -> tuple[Path, Path]:
+    """feed.csv with `count` records, and mappings.parquet for seven tenths of their customers."""
+    feed, known = folder / f"feed-{count}-{repeats}.csv", folder / f"mappings-{count // repeats}.parquet"
     with duckdb.connect() as con:
         if not feed.exists():
-            con.execute(
-                f"COPY (SELECT {customer} AS customer_id, {_one_of(1, 'female', 'male', 'x')} AS gender,"
-                f" {_one_of(2, 'gold', 'silver', 'bronze', '')} AS tier,"
-                f" {_one_of(5, 'Berlin', 'Hamburg', 'Köln', 'München', 'Bern')} AS city,"
-                f" (100000 + hash(i, 3) % 1000)::VARCHAR AS {TRAITS} FROM range({records}) t(i)) TO '{feed}' (HEADER)"
-            )
-        if not mappings.exists():
-            con.execute(
-                f"COPY (SELECT {_CUSTOMER} AS customer_id, {_UUID} AS uuid FROM range({records // repeats}) t(i)"
-                f" WHERE hash(i, 9) % 10 < 7) TO '{mappings}'"
-            )
-    return feed, mappings
+            con.execute(f"COPY ({records(f'range({count})', repeats=repeats)}) TO '{feed}' (HEADER)")
+        if not known.exists():
+            query = f"{mappings(f'range({count // repeats})')} WHERE hash(i, 9) % 10 < 7"
+            con.execute(f"COPY ({query}) TO '{known}'")
+    return feed, known
