@@ -65,7 +65,8 @@ class Join:
         records = Records(sources, self._plan, engine.schema, start=held.count)
         with ThreadPoolExecutor(max_workers=1) as beside:
             ahead = beside.submit(self._load_mappings, engine, None) if _is_large(sources) else None
-            engine.stage(self._counted("reading records", chain(held.batches(), records.batches()), lambda: records.share))
+            incoming = chain(held.batches(), records.batches())
+            engine.stage(self._counted("reading records", incoming, lambda: records.share))
         superseded = engine.superseded(held.count) if held.count else np.empty(0, np.int64)
         engine.drop(superseded)
         summary.superseded = len(superseded)
