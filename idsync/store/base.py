@@ -62,6 +62,16 @@ class Pair(NamedTuple):
     uuid: str
 
 
+class Part(NamedTuple):
+    """Some customers of a data source, in the store's own terms: from `first` on, up to `end`, which is not among them.
+
+    An empty `end` stands for all that is left.
+    """
+
+    first: str
+    end: str
+
+
 class MappingStore(Protocol):
     """Facts that merge by "latest wins".
 
@@ -92,14 +102,25 @@ class MappingStore(Protocol):
         """The latest visible device of each customer (DPID, customer ID), in order; None where there is none."""
 
     def export(
-        self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
+        self,
+        dpid: int,
+        now: int,
+        *,
+        customer_ids: Sequence[str] | None = None,
+        latest_only: bool = False,
+        part: Part | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The visible mappings of a data source as batches of EXPORT_SCHEMA.
+        """The visible mappings of a data source, or of a `part` of it, as batches of EXPORT_SCHEMA.
 
         `customer_ids` (without repeats) limits the export to these customers, at a cost in proportion to their number,
         not to the store's size. `latest_only` gives exactly one row a customer: the latest device. Otherwise a
         customer's rows are adjacent, latest first. The order of customers is the store's own. Mappings recorded while
         an export runs may or may not be in it; those recorded before it began are.
+        """
+
+    def parts(self, dpid: int, most: int) -> list[Part]:
+        """A data source in up to `most` parts of about one size, for exports side by side: every customer, whenever it
+        is recorded, is in exactly one of them.
         """
 
     def sweep(self, now: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from redis.retry import Retry
 from idsync import config
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.store import codec, optouts
-from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Sync
+from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Part, Sync
 from idsync.store.batches import texts
 from idsync.store.connections import PATIENT, Address, Command, Nodes, Patience, Tls, TooFewReplicas, tls_fault
 from idsync.store.optouts import OptedOutDevices, OptOut, Token
@@ -233,13 +234,24 @@ class RedisStore:
             return [devices[0] if devices else None for devices in self._visible(customers, now)]
 
     def export(
-        self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
+        self,
+        dpid: int,
+        now: int,
+        *,
+        customer_ids: Sequence[str] | None = None,
+        latest_only: bool = False,
+        part: Part | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        pieces = self._all(dpid) if customer_ids is None else self._some(dpid, customer_ids)
+        pieces = self._all(dpid, part) if customer_ids is None else self._some(dpid, customer_ids)
         with self._errors():
             out = self._opted_out_devices()
             for piece in pieces:
                 yield from _batch(piece, now - self._lifetime, out, latest_only=latest_only)
+
+    def parts(self, dpid: int, most: int) -> list[Part]:
+        """Ranges of buckets."""
+        bounds = [self._buckets * at // most for at in range(most + 1)]
+        return [Part(str(first), str(end)) for first, end in pairwise(bounds) if first < end]
 
     def sweep(self, now: int) -> int:
         horizon = now - self._lifetime
@@ -359,6 +371,11 @@ class RedisStore:
         if self._opened is not None:
             self._opened[1].close()
             self._opened = None
+
+    def ask(self, command: Command) -> Any:
+        """The answer to a command of another kind, for what lives in the same server: see `lease`."""
+        with self._errors():
+            return self._pipeline([command], self._replicas)[0]
 
     # --- readiness -------------------------------------------------------------------------------------------------
 
@@ -515,13 +532,14 @@ class RedisStore:
         (dpids,) = self._pipeline([("SMEMBERS", DPIDS)])
         return sorted(map(int, dpids))
 
-    def _all(self, dpid: int) -> Iterator[_Part]:
-        """Every bucket of a data source, several at a time."""
+    def _all(self, dpid: int, part: Part | None = None) -> Iterator[_Part]:
+        """Every bucket of a data source, or those of a part of it, several at a time."""
+        buckets = range(int(part.first), int(part.end)) if part else range(self._buckets)
         parts: list[_Part] = []
         rows = 0
-        for part in self._read([codec.bucket_key(dpid, bucket) for bucket in range(self._buckets)]):
-            parts.append(part)
-            rows += len(part[2])
+        for read in self._read([codec.bucket_key(dpid, bucket) for bucket in buckets]):
+            parts.append(read)
+            rows += len(read[2])
             if rows >= _BATCH_ROWS:
                 yield _joined(parts)
                 parts, rows = [], 0

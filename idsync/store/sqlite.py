@@ -17,7 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import pyarrow as pa
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.ids import UUID_DIGITS
 from idsync.store import optouts
-from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Sync
+from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Part, Sync
 from idsync.store.batches import by_customer, texts, texts_of
 from idsync.store.optouts import OptedOutDevices, OptOut, Token
 
@@ -72,6 +72,7 @@ _EXPORT = """
         ORDER BY customer_id, uuid {limit})
 """
 _FOLLOWING = _EXPORT.format(which="(customer_id, uuid) > (?, ?)", limit="LIMIT ?")
+_FOLLOWING_IN_PART = _EXPORT.format(which="(customer_id, uuid) > (?, ?) AND customer_id < ?", limit="LIMIT ?")
 _WANTED = _EXPORT.format(which="customer_id IN (SELECT value FROM json_each(?))", limit="")
 _BUSY_SECONDS = 5.0
 _POLL_SECONDS = 0.001
@@ -107,12 +108,32 @@ class SqliteStore:
             return [next(self._visible(db, *customer, now), None) for customer in customers]
 
     def export(
-        self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
+        self,
+        dpid: int,
+        now: int,
+        *,
+        customer_ids: Sequence[str] | None = None,
+        latest_only: bool = False,
+        part: Part | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        batches = self._all(dpid, now) if customer_ids is None else self._some(dpid, now, customer_ids)
+        batches = (
+            self._all(dpid, now, part or Part("", "")) if customer_ids is None else self._some(dpid, now, customer_ids)
+        )
         with self._using() as db:
             out = _opted_out_devices(db)
         return by_customer((optouts.without(batch, out) for batch in batches), latest_only=latest_only)
+
+    def parts(self, dpid: int, most: int) -> list[Part]:
+        """Ranges of customer IDs."""
+        query = (
+            "SELECT customer_id FROM mappings WHERE dpid = ? AND customer_id > ? ORDER BY customer_id LIMIT 1 OFFSET ?"
+        )
+        bounds = [""]
+        with self._using() as db:
+            (count,) = _wait(db, "SELECT count(*) FROM mappings WHERE dpid = ?", (dpid,)).fetchone()
+            while len(bounds) < most and (row := _wait(db, query, (dpid, bounds[-1], count // most)).fetchone()):
+                bounds.append(row[0])
+        return [Part(first, end) for first, end in pairwise([*bounds, ""])]
 
     def sweep(self, now: int) -> int:
         removed = 0
@@ -242,10 +263,11 @@ class SqliteStore:
         rows = _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))
         return (Device(*row) for row in rows if not _is_out(db, optouts.device_token(row[0])))
 
-    def _all(self, dpid: int, now: int) -> Iterator[pa.RecordBatch]:
+    def _all(self, dpid: int, now: int, part: Part) -> Iterator[pa.RecordBatch]:
         """Chunk after chunk, each with a look of its own: no long read keeps the log from being cut back."""
-        last = ("", "")
-        while (batch := self._batch(_FOLLOWING, dpid, now - self._lifetime, *last, _BATCH_ROWS)) is not None:
+        query, end = (_FOLLOWING_IN_PART, (part.end,)) if part.end else (_FOLLOWING, ())
+        last = (part.first, "")
+        while (batch := self._batch(query, dpid, now - self._lifetime, *last, *end, _BATCH_ROWS)) is not None:
             yield batch
             if len(batch) < _BATCH_ROWS:
                 return  # looking once more could find what was added since, and so on for ever
