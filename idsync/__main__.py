@@ -169,14 +169,20 @@ def sweep(config_path: Path | None) -> None:
 @command(cli, "python -m idsync migrate sqlite:///var/idsync.db redis://10.0.0.7:6379/0")
 @click.argument("from_url", metavar="FROM")
 @click.argument("to_url", metavar="TO")
-def migrate(config_path: Path | None, from_url: str, to_url: str) -> None:
+@click.option(
+    "--from-config",
+    type=click.Path(path_type=Path),
+    help="The configuration that FROM was used with, where [store] has other buckets, replicas, password or TLS.",
+)
+def migrate(config_path: Path | None, from_url: str, to_url: str, from_config: Path | None) -> None:
     """Copy all mappings and opt-outs from one store to another, while endpoints go on using both.
 
     FROM and TO are like store.url; env:NAME takes it from a variable, as a URL with a password should not stand in a
     command. Run it, let every endpoint and the job use TO, and run it once more for what was written to FROM meanwhile.
     It can be repeated. Exit status 1 if the target lacks anything.
     """
-    old, new = (config.load(config_path, os.environ | {_STORE_URL: _resolved(url)}) for url in (from_url, to_url))
+    used = ((from_config or config_path, from_url), (config_path, to_url))
+    old, new = (config.load(path, os.environ | {_STORE_URL: _resolved(url)}) for path, url in used)
     if old.store.url == new.store.url:
         raise UsageError("FROM and TO are one store", mend="name two")
     now = milliseconds_now()
