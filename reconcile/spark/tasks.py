@@ -1,0 +1,327 @@
+"""What the executors do. No Spark here: each task takes parcels and gives parcels.
+
+The driver asks all questions to which the answer may change: the time, the opt-outs, the files and how many records
+are held. They come with `Work`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import ParamSpec
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from idsync.errors import IdsyncError
+from idsync.settings import DataSource, Feed, Settings
+from idsync.store import open_store
+from idsync.store.base import Part
+from reconcile import encryption, failpoints, held
+from reconcile.engine.duckdb import DuckEngine, Ints, LeftOut, Outcome, Reject, Sink
+from reconcile.failpoints import Point
+from reconcile.feed import Plan
+from reconcile.files import FileWriter, FrozenFile
+from reconcile.held import Held
+from reconcile.inputs import Input
+from reconcile.names import FileName
+from reconcile.optouts import OptOuts
+from reconcile.records import Records
+from reconcile.spark import parcels
+from reconcile.spark.engine import ShareEngine
+from reconcile.spark.parcels import ACCOUNT, MAPPINGS, RECORDS, SUSPECTS, Parcel
+from reconcile.spark.traits import TraitCount
+from reconcile.why import SAMPLE_IDS
+
+# Records of file number n, from 0 on, have numbers from (n + 1) << FILE_BITS on, those on hold the ones below: no task
+# needs to know how many records another reads.
+FILE_BITS = 40
+HELD = -1  # in place of the number of a file
+
+HELD_PART = "held.parquet"
+
+_P = ParamSpec("_P")
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a task has to know. Times are in milliseconds since the epoch.
+
+    `shares`: how many of customers, and of users. `wanted`: the customers to ask the store for, None for all. In
+    `attempts`, a folder that is shared with the driver, each attempt of a task makes one for its files; None: nothing
+    is written. `reached` is what stands in `failpoints` at the driver.
+    """
+
+    settings: Settings
+    feed: Feed
+    source: DataSource
+    plan: Plan
+    now: int
+    shares: int
+    sources: tuple[Input, ...]
+    held: Path
+    held_count: int
+    opt_outs: OptOuts
+    traits: frozenset[str]
+    attempts: Path | None
+    name: FileName | None
+    reached: Callable[[Point], None]
+    parts: tuple[Part | None, ...] = (None,)
+    wanted: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of a task that trying again would not mend. Spark would hand on no more than its text."""
+
+    kind: type[IdsyncError]
+    problem: str
+    mend: str
+
+    def error(self) -> IdsyncError:
+        error = self.kind.__new__(self.kind)
+        IdsyncError.__init__(error, self.problem, mend=self.mend)
+        return error
+
+
+@dataclass(frozen=True)
+class Read:
+    """Of one input, or of what is held: `count` records, of which some can't be used."""
+
+    number: int
+    count: int
+    bad: list[Reject]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of one share of the customers."""
+
+    superseded: int
+    opted_out: Ints
+    faults: list[Reject]
+    items: list[LeftOut]
+    staged: int
+    mappings: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Of one share of the users. `files` lie in `folder`. `mute`: see `ShareEngine`."""
+
+    outcome: Outcome
+    mute: Ints
+    unmatched: Ints
+    held: int
+    ids: pa.Table | None
+    folder: Path | None
+    files: list[FrozenFile]
+    traits: TraitCount | None
+
+
+def _failing(task: Callable[_P, Iterator[Parcel]]) -> Callable[_P, Iterator[Parcel]]:
+    """The errors that a user can meet travel as accounts; of all others Spark takes care."""
+
+    @wraps(task)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[Parcel]:
+        try:
+            yield from task(*args, **kwargs)
+        except IdsyncError as error:
+            yield parcels.account(Failure(type(error), error.problem, error.mend))
+
+    return guarded
+
+
+# --- from the outside ------------------------------------------------------------------------------------------------
+
+
+def numbers(work: Work) -> list[int]:
+    """What `read` is to be called for."""
+    return [HELD] * bool(work.held_count) + list(range(len(work.sources)))
+
+
+@_failing
+def read(work: Work, at: int) -> Iterator[Parcel]:
+    """The records of one file, or of those on hold, for the customers' shares."""
+    number = numbers(work)[at]
+    if number == HELD:
+        yield from _read_held(work)
+        return
+    schema = _schema(work.plan)
+    records = Records([work.sources[number]], work.plan, schema, start=number + 1 << FILE_BITS)
+    place = number + 1 << FILE_BITS
+    for rows in parcels.collected(records.batches()):
+        kind = SUSPECTS if records.suspects else RECORDS
+        records.suspects.clear()
+        yield from parcels.parted(rows, parcels.shares_of(rows["id"], work.shares), kind, place)
+        place += 1
+    yield parcels.account(Read(number, records.read, records.bad))
+
+
+def _read_held(work: Work) -> Iterator[Parcel]:
+    waiting = Held(work.held, work.plan, _schema(work.plan), now=work.now, days=work.feed.held_days)
+    for place, rows in enumerate(parcels.collected(waiting.batches())):
+        yield from parcels.parted(rows, parcels.shares_of(rows["id"], work.shares), SUSPECTS, place)
+    yield parcels.account(Read(HELD, waiting.count, waiting.expired))
+
+
+@_failing
+def export(work: Work, at: int) -> Iterator[Parcel]:
+    """A part of the store's mappings, for the customers' shares."""
+    with closing(open_store(work.settings.store)) as store:
+        exported = store.export(
+            work.source.dpid,
+            work.now,
+            customer_ids=work.wanted,
+            latest_only=not work.plan.every_device,
+            part=work.parts[at],
+        )
+        for place, rows in enumerate(parcels.collected(exported)):
+            yield from parcels.parted(rows, parcels.shares_of(rows["customer_id"], work.shares), MAPPINGS, place)
+
+
+# --- by customer -----------------------------------------------------------------------------------------------------
+
+
+@_failing
+def judge(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
+    """A share of the customers: their records, judged as always, and joined with their mappings, for the users' shares.
+
+    Where customers are the users, no more has to be brought together: see `render`.
+    """
+    with _engine(work, threads) as engine:
+        yield from (parcel for parcel in _taken_in(engine, incoming))
+        yield from _judged(work, engine)
+        if not work.plan.by_uuid:
+            yield from _rendered(work, engine)
+            return
+        for kind, rows in ((MAPPINGS, engine.routed_mappings), (RECORDS, engine.routed_records)):
+            for place, (of_shares, shares) in enumerate(rows(work.shares)):
+                yield from parcels.parted(of_shares, shares, kind, place)
+
+
+@_failing
+def customers(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
+    """Whose mappings `judge` will need, if they are few enough to be told."""
+    with _engine(work, threads) as engine:
+        yield from _taken_in(engine, incoming)
+        for _ in _judged(work, engine):
+            pass
+        yield parcels.account((engine.count(), engine.customer_ids()))
+
+
+def _taken_in(engine: ShareEngine, incoming: Iterator[Parcel]) -> Iterator[Parcel]:
+    """Fill the engine's tables; the accounts go on."""
+    loaded = False
+    for kind, of_kind in parcels.by_kind(incoming):
+        if kind == ACCOUNT:
+            yield from of_kind
+        elif kind == MAPPINGS:
+            engine.load_mappings(parcels.batches(of_kind))
+            loaded = True
+        elif kind == RECORDS:
+            engine.stage(parcels.batches(of_kind))
+        elif kind == SUSPECTS:
+            engine.stage_suspects(parcels.batches(of_kind))
+    if not loaded:
+        engine.load_mappings(iter(()))
+
+
+def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
+    """In the order of `reconcile.join`."""
+    superseded = engine.superseded(1 << FILE_BITS) if work.held_count else np.empty(0, np.int64)
+    engine.drop(superseded)
+    gone = engine.take_opted_out(work.opt_outs.dpid, work.opt_outs.tokens)
+    faults = engine.take_faults(engine.suspects)
+    items = engine.items_left_out(engine.suspects)
+    yield parcels.account(Judged(len(superseded), gone, faults, items, engine.count(), engine.mappings))
+
+
+# --- by user ---------------------------------------------------------------------------------------------------------
+
+
+@_failing
+def render(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
+    """A share of the users: their lines, frozen in files."""
+    with _engine(work, threads) as engine:
+        engine.is_routed = True
+        yield from _taken_in(engine, incoming)
+        yield from _rendered(work, engine)
+
+
+def _rendered(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
+    with ExitStack() as stack:
+        writer = _writer(work, stack)
+        sink: Sink = writer or _Nowhere()
+        watch = TraitCount(sink, work.traits) if work.traits else None
+        outcome = engine.render(watch or sink)
+        late = np.array([reject.seq for reject in outcome.rejects], dtype=np.int64)
+        unmatched = np.concatenate([*outcome.unmatched, np.empty(0, np.int64)])
+        waiting = unmatched[~np.isin(unmatched, late)]
+        folder = writer.folder if writer else None
+        kept = _write_held(work, engine, waiting, folder)
+        most = math.ceil(SAMPLE_IDS / work.shares)
+        ids = engine.ids_of(waiting, most) if work.feed.diagnose and len(waiting) else None
+        outcome.unmatched = []
+        files = writer.finish() if writer else []
+        if watch:
+            watch.close()
+        yield parcels.account(Rendered(outcome, engine.mute, unmatched, kept, ids, folder, files, watch))
+
+
+def _write_held(work: Work, engine: ShareEngine, waiting: Ints, folder: Path | None) -> int:
+    if work.feed.unmatched != "hold":
+        return 0
+    since = (
+        parquet.read_table(work.held, columns=[held.SINCE])[held.SINCE] if work.held_count else pa.array([], pa.int64())
+    )
+    numbers = pa.array(np.arange(len(since), dtype=np.int64))
+    path = folder / HELD_PART if folder else None
+    return engine.write_held(waiting, pa.table({"seq": numbers, "since": since}), work.now, path)
+
+
+def _writer(work: Work, stack: ExitStack) -> "_Attempt | None":
+    if work.attempts is None or work.name is None:
+        return None
+    failpoints.reached = work.reached  # type: ignore[assignment]
+    pgp = work.settings.pgp
+    packer = None
+    if pgp and work.feed.compression == "pgp":
+        packer = stack.enter_context(encryption.opened(pgp)).packer
+    folder = Path(mkdtemp(dir=work.attempts))
+    return stack.enter_context(closing(_Attempt(folder, work.name, encrypted_by=packer)))
+
+
+class _Attempt(FileWriter):
+    """The files of one attempt of a task, in a folder that no other has."""
+
+    def __init__(self, folder: Path, name: FileName, **options: object) -> None:
+        super().__init__(folder, name, **options)  # type: ignore[arg-type]
+        self.folder = folder
+
+
+class _Nowhere:
+    """The sink of a dry run."""
+
+    def write(self, text: memoryview, count: int) -> None:
+        pass
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _engine(work: Work, threads: int) -> Iterator[ShareEngine]:
+    with TemporaryDirectory(prefix="reconcile-", ignore_cleanup_errors=True) as scratch:
+        engine = ShareEngine(work.plan, Path(scratch), work.settings.reconcile.memory_limit, threads)
+        with engine:
+            yield engine
+
+
+def _schema(plan: Plan) -> pa.Schema:
+    with DuckEngine(plan, Path(), "64MB") as engine:
+        return engine.schema

@@ -1,0 +1,168 @@
+"""The same feeds on both engines: the same lines, and the same figures, to the last one."""
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from idsync.errors import IdsyncError
+from reconcile.errors import InputRefused, RunRefused
+from reconcile.progress import Meter
+from reconcile.run import Engine, run
+from tests.reconcile.samples import HEADER, SIGNALS, World, uuid
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.usefixtures("spark")
+
+DAY = 86_400_000
+CUSTOMERS = [f"c{number}" for number in range(120)]
+VALUES = ("female", "male", "x", "", "b\u00e4r", 'quo"te', "ta\tb")
+TRAITS = ("24", "24,26", "24|27", "", "31:0", "26:-1", "ic=abc", "no trait")
+
+
+@pytest.fixture(autouse=True)
+def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several shares even of little, and all of the store read in parts."""
+    monkeypatch.setattr("reconcile.spark.join.SHARE_BYTES", 3_000)
+    monkeypatch.setattr("reconcile.join.LARGE_INPUT_BYTES", 1_000)
+
+
+class Pair:
+    """Two worlds alike, one for each engine."""
+
+    def __init__(self, folder: Path, feed: str, **settings: Any) -> None:
+        self.worlds: dict[Engine, World] = {
+            engine: World(folder / engine, feed=feed, **settings) for engine in ("duckdb", "spark")
+        }
+
+    def each(self, do: Callable[[World], object]) -> None:
+        for world in self.worlds.values():
+            do(world)
+
+    def run(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Run both, compare all; the figures."""
+        told = [self._told(engine, world, dry_run=dry_run) for engine, world in self.worlds.items()]
+        assert told[0] == told[1]
+        return told[0]
+
+    def _told(self, engine: Engine, world: World, *, dry_run: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        try:
+            world.last = run(
+                world.settings, "daily", dry_run=dry_run, meter=Meter(), now=lambda: world.now, engine=engine
+            )
+            found = world.last.as_dict()
+        except IdsyncError as error:
+            found["error"] = (type(error), str(error))
+        found.pop("steps", None)
+        files = found.pop("files", [])
+        found |= {"raw bytes": sum(file["raw_bytes"] for file in files)}
+        found["all lines"] = sorted(world.lines())
+        found["left out"] = sorted(tuple(row.values()) for row in world.rejects())
+        held = world.state / "held" / "daily.parquet"
+        found["on hold"] = sorted(map(str, parquet.read_table(held).to_pylist())) if held.exists() else []
+        for run_id in [path.name for path in (world.state / "runs").glob("*")]:
+            assert not list((world.state / "runs" / run_id).glob("scratch*")), "of the run nothing is left behind"
+        plain: dict[str, Any] = json.loads(json.dumps(found, default=str).replace(str(world.folder), ""))
+        return plain
+
+
+def rows(seed: int, count: int = 300) -> list[tuple[str, ...]]:
+    """Records of customers known and unknown, several of one, with all kinds of faults."""
+    dice = random.Random(seed)
+    ids = [*CUSTOMERS, *(f"nobody{number}" for number in range(40)), "a@b.example", "", "spa ce", "u%3A1", "10:2"]
+    return [(dice.choice(ids), dice.choice(VALUES), dice.choice(VALUES), dice.choice(TRAITS)) for _ in range(count)]
+
+
+def fill(world: World, seed: int) -> None:
+    """Inputs of three formats, and mappings in which devices are shared."""
+    dice = random.Random(seed)
+    devices = [uuid(10**36 * number + number) for number in range(1, 90)]
+    world.sync(*((customer, dice.choice(devices)) for customer in CUSTOMERS[:100] for _ in range(dice.randrange(1, 4))))
+    world.put("1.csv", rows(seed))
+    lines = [json.dumps(dict(zip(HEADER, row, strict=True))) for row in rows(seed + 1)]
+    lines[7:7] = ["not json", '["a"]']
+    (world.inbox / "2.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+    columns = zip(*rows(seed + 2), strict=True)
+    parquet.write_table(pa.table(dict(zip(HEADER, map(list, columns), strict=True))), world.inbox / "3.parquet")
+    world.opt_out(*CUSTOMERS[3:9], "nobody5", devices=devices[:4])
+
+
+BY_UUID = SIGNALS + 'max_rejected = 1.0\nunmatched = "hold"\nheld_days = 20\n'
+
+
+def test_a_feed_that_holds_over_several_runs(tmp_path: Path) -> None:
+    (tmp_path / "traits.txt").write_text("24\n27\n")
+    pair = Pair(tmp_path, BY_UUID + f'known_traits_file = "{tmp_path}/traits.txt"\n')
+    pair.each(lambda world: fill(world, 1))
+    dry = pair.run(dry_run=True)
+    first = pair.run()
+    assert {name: dry[name] for name in ("read", "matched", "held", "rejected", "lines", "traits", "why")} == {
+        name: first[name] for name in ("read", "matched", "held", "rejected", "lines", "traits", "why")
+    }
+    assert min(first[name] for name in ("matched", "held", "rejected", "silent", "lines")) > 0
+    assert first["reasons"]["opted-out"] > 0
+    assert len(pair.worlds["spark"].last.files) > 1
+
+    def later(world: World) -> None:
+        world.now += 10 * DAY
+        world.sync(("nobody1", uuid(5)), ("nobody2", uuid(10**36 + 1)), (CUSTOMERS[110], uuid(6)))
+        world.opt_out("nobody3")
+        world.put("4.csv", rows(9, 80))
+
+    pair.each(later)
+    second = pair.run()
+    assert min(second[name] for name in ("superseded", "from_hold", "matched", "held")) > 0
+    pair.each(lambda world: setattr(world, "now", world.now + 15 * DAY))
+    third = pair.run()
+    assert third["reasons"] == {"held-too-long": third["rejected"]}
+    assert pair.run()["status"] == "nothing-to-do"
+
+
+def test_a_feed_for_all_devices(tmp_path: Path, shared_redis: RedisServer) -> None:
+    """Records with several users, some of whom have other records too; mappings in Redis, by ranges of buckets."""
+    feed = SIGNALS + 'max_rejected = 1.0\nunmatched = "drop"\ndevices = "all"\n'
+    feed += 'unsendable = "item"\nconflicts = "last"\n'
+    pair = Pair(tmp_path, feed)
+    for world, database in zip(pair.worlds.values(), (11, 12), strict=True):
+        world.url = f"{shared_redis.url.rpartition('/')[0]}/{database}"
+    pair.each(lambda world: fill(world, 2))
+    told = pair.run()
+    assert min(told[name] for name in ("matched", "unmatched", "rejected", "silent", "conflicts")) > 0
+    assert told["items_left_out"]
+
+
+def test_a_feed_of_customer_ids(tmp_path: Path) -> None:
+    rules = 'rules = [ { column = "tier", equals = "male", trait = 99, otherwise = "remove" } ]\n'
+    feed = SIGNALS + 'max_rejected = 1.0\nunmatched = "emit"\nuser_id = "customer-id"\ncompression = "none"\n' + rules
+    pair = Pair(tmp_path, feed)
+    pair.each(lambda world: fill(world, 3))
+    assert pair.run()["unmatched"] > 0
+
+
+def test_a_run_refused_for_its_data(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, SIGNALS + "max_rejected = 0.01\n")
+    pair.each(lambda world: world.put("1.csv", rows(4)))
+    told = pair.run()
+    assert told["error"][0] == str(RunRefused)
+    assert told["left out"]
+
+
+def test_an_input_that_no_executor_can_read(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, SIGNALS)
+    pair.each(lambda world: world.put("1.csv", rows(4)) and world.put("2.csv", [("a",)], header=("strange",)))
+    assert pair.run()["error"][0] == str(InputRefused)
+
+
+def test_few_customers_are_asked_for_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconcile.join.LARGE_INPUT_BYTES", 32_000_000)
+    pair = Pair(tmp_path, BY_UUID)
+    pair.each(lambda world: fill(world, 5))
+    pair.each(lambda world: world.sync(("in no input", uuid(1))))
+    assert pair.run()["mappings"] <= len(CUSTOMERS)
