@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reconcile.errors import StateUnavailable
+
 
 def write(path: Path, data: bytes) -> None:
     """Write beside the target, sync, rename over it, sync the folder."""
@@ -16,9 +18,22 @@ def write(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside the target to write to; what was written takes the target's place unless an exception comes."""
     half = path.with_name(f".{path.name}.part")
-    yield half
-    sync(half)
-    move(half, path)
+    with telling(path):
+        yield half
+        sync(half)
+        move(half, path)
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """A fault of the disk becomes an error that names the path: the one that it happened to, or this."""
+    try:
+        yield
+    except OSError as error:
+        raise StateUnavailable(
+            f"{error.filename or path}: {error.strerror or error}",
+            mend="free space there, or let the user that runs the job write there, and run again",
+        ) from None
 
 
 def move(source: Path, target: Path) -> None:

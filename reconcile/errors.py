@@ -3,12 +3,15 @@
 IdsyncError
 ├── InputRefused             1   an input file can't be read as what it claims to be
 ├── RunRefused               1   the data of a run break a rule: too many rejects, sums that do not agree
+├── Undiagnosed              1   the look at unmatched records ran out of room; the run is not concerned
 ├── DeliveryConflict         1   the destination already holds other bytes under this name
 ├── DestinationRefused       2   the destination says no, and will say no again: rights, bucket, path
 ├── DestinationUnavailable  75   the destination does not answer now
 ├── InputChanging           75   an input was written to while it was read
 ├── InputUnavailable        75   the place where inputs lie does not answer now
-└── RunLocked               75   another run of this feed is under way
+├── RunHeldBack             75   its files wait for a release, or for an ID-sync file
+├── RunLocked               75   another run of this feed is under way, here or on another host
+└── StateUnavailable        75   the disk does not take, or give, what the job keeps: full, or no rights
 """
 
 from idsync.errors import IdsyncError
@@ -22,6 +25,12 @@ class InputRefused(IdsyncError):
 
 class RunRefused(IdsyncError):
     """The run was stopped because of its data; nothing was delivered, its inputs stay new."""
+
+    exit_status = 1
+
+
+class Undiagnosed(IdsyncError):
+    """The look at unmatched records ran out of memory or of room to spill. The run itself is not concerned."""
 
     exit_status = 1
 
@@ -55,6 +64,18 @@ class InputUnavailable(IdsyncError):
 
 
 class RunLocked(IdsyncError):
-    """The feed's lock is held."""
+    """The feed's lock is held by others, or was lost to them."""
+
+    exit_status = 75
+
+
+class RunHeldBack(IdsyncError):
+    """The files are frozen and offered to nobody, until somebody or something else has acted."""
+
+    exit_status = 75
+
+
+class StateUnavailable(IdsyncError):
+    """What the job keeps can't be written or read now. Nothing more was offered; the next run goes on."""
 
     exit_status = 75

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 
-_VERSION = 1
+_VERSION = 3
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS runs (
         run TEXT PRIMARY KEY, feed TEXT NOT NULL, timestamp INTEGER NOT NULL UNIQUE, state TEXT NOT NULL,
@@ -20,6 +20,11 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS files (
         name TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
         lines INTEGER NOT NULL, location TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS receipts (
+        digest TEXT PRIMARY KEY, read_at INTEGER NOT NULL, told TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS redeliveries (
+        name TEXT NOT NULL REFERENCES files, destination TEXT NOT NULL, location TEXT NOT NULL, at INTEGER NOT NULL)
+        STRICT;
 """
 
 
@@ -61,7 +66,9 @@ class Ledger:
     def close(self, run: str, state: str, summary: dict[str, Any]) -> None:
         """Record how a run ended. For `delivered` its inputs and files count as done, all at once. Can be repeated."""
         with self._transaction() as db:
-            db.execute("UPDATE runs SET state = ?, summary = ? WHERE run = ?", (state, json.dumps(summary), run))
+            # what is delivered stays so, whatever a run says that lost the feed to another
+            changed = "UPDATE runs SET state = ?1, summary = ?2 WHERE run = ?3 AND (state <> 'delivered' OR ?1 = state)"
+            db.execute(changed, (state, json.dumps(summary), run))
             if state == "delivered":
                 inputs = [(summary["feed"], file["sha256"], file["path"], run) for file in summary["inputs"]]
                 db.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?)", inputs)
@@ -81,22 +88,76 @@ class Ledger:
         with self._transaction() as db:
             db.execute("DELETE FROM runs WHERE run = ?", (run,))
 
-    def history(self, feed: str | None = None) -> list[dict[str, Any]]:
-        """The summaries of all runs, latest first, each with its state."""
+    def history(self, feed: str | None = None, *, limit: int = -1) -> list[dict[str, Any]]:
+        """The summaries of all runs, or of the latest `limit`, latest first, each with its state."""
         if not self._path.exists():
             return []
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT run, feed, state, summary FROM runs WHERE feed = coalesce(?, feed) ORDER BY timestamp DESC",
-                (feed,),
+                "SELECT run, feed, state, summary FROM runs WHERE feed = coalesce(?, feed) ORDER BY timestamp DESC"
+                " LIMIT ?",
+                (feed, limit),
             ).fetchall()
         return [{"run": run, "feed": of, **json.loads(summary), "state": state} for run, of, state, summary in rows]
 
-    def deliveries(self) -> list[Delivered]:
-        """Every file that was ever delivered, oldest first."""
+    def runs_at(self, timestamps: Iterable[int]) -> list[dict[str, Any]]:
+        """As in `history`, the runs with these timestamps, which their files have in their names."""
         if not self._path.exists():
             return []
-        query = "SELECT feed, name, location FROM files JOIN runs USING (run) ORDER BY timestamp, name"
+        with self._transaction() as db:
+            query = "SELECT run, feed, state, summary FROM runs WHERE timestamp = ?"
+            rows = [row for timestamp in timestamps for row in db.execute(query, (timestamp,)).fetchall()]
+        return [{"run": run, "feed": of, **json.loads(summary), "state": state} for run, of, state, summary in rows]
+
+    def keep_receipt(self, digest: str, now: int, told: dict[str, Any]) -> None:
+        """Remember what Audience Manager reported of a batch; `now` in milliseconds. The first reading stays."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO receipts VALUES (?, ?, ?)", (digest, now, json.dumps(told)))
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """What was reported, oldest reading first, each with its `digest` and `read_at`."""
+        if not self._path.exists():
+            return []
+        with self._transaction() as db:
+            rows = db.execute("SELECT digest, read_at, told FROM receipts ORDER BY read_at, digest").fetchall()
+        return [{**json.loads(told), "digest": digest, "read_at": read_at} for digest, read_at, told in rows]
+
+    def runs(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """As in `history`, the runs with these names, of those that there are."""
+        if not self._path.exists():
+            return []
+        with self._transaction() as db:
+            query = "SELECT run, feed, state, summary FROM runs WHERE run = ?"
+            rows = [row for name in names for row in db.execute(query, (name,)).fetchall()]
+        return [{"run": run, "feed": of, **json.loads(summary), "state": state} for run, of, state, summary in rows]
+
+    def inputs(self, feed: str) -> dict[str, int]:
+        """Every input that this feed has delivered, by path or URL, and when the last run with it began, in seconds."""
+        if not self._path.exists():
+            return {}
+        query = "SELECT path, max(timestamp) FROM inputs JOIN runs USING (run) WHERE inputs.feed = ? GROUP BY path"
+        with self._transaction() as db:
+            return dict(db.execute(query, (feed,)).fetchall())
+
+    def redelivered(self, run: str, destination: str, now: int, files: Iterable[dict[str, Any]]) -> None:
+        """Record that files of a delivered run went out once more; `now` in milliseconds."""
+        with self._transaction() as db:
+            rows = [(file["name"], destination, file["location"], now) for file in files]
+            db.executemany("INSERT INTO redeliveries VALUES (?, ?, ?, ?)", rows)
+            ((text,),) = db.execute("SELECT summary FROM runs WHERE run = ?", (run,)).fetchall()
+            summary = json.loads(text)
+            summary.setdefault("redelivered", []).append({"destination": destination, "at": now})
+            db.execute("UPDATE runs SET summary = ? WHERE run = ?", (json.dumps(summary), run))
+
+    def deliveries(self) -> list[Delivered]:
+        """Every file that was ever delivered and where, oldest first."""
+        if not self._path.exists():
+            return []
+        query = (
+            "WITH places AS (SELECT name, location FROM files UNION SELECT name, location FROM redeliveries) "
+            "SELECT feed, name, places.location FROM places JOIN files USING (name) JOIN runs USING (run) "
+            "ORDER BY timestamp, name, places.location"
+        )
         with self._transaction() as db:
             return [Delivered(*row) for row in db.execute(query).fetchall()]
 

@@ -11,7 +11,7 @@ from functools import partial
 import pyarrow as pa
 
 from idsync.settings import Feed, Settings
-from reconcile import held, sent, tables
+from reconcile import held, report, sent, tables
 from reconcile.errors import RunLocked
 from reconcile.lock import exclusive
 from reconcile.state import FeedState, feeds
@@ -21,13 +21,15 @@ _DAY = 86_400_000
 
 @dataclass(slots=True)
 class Purged:
-    """What went: `held` records, users that were `sent` something, the `files` and `rejects` of runs, whole `runs`,
-    `leftovers` of killed processes."""
+    """What went: `held` records, users that were `sent` something, the `files` and `rejects` of runs, `reports` that
+    had IDs in clear, whole `runs`, `leftovers` of killed processes.
+    """
 
     held: int = 0
     sent: int = 0
     files: int = 0
     rejects: int = 0
+    reports: int = 0
     runs: int = 0
     leftovers: int = 0
 
@@ -65,6 +67,9 @@ def purge(state: FeedState, settings: Settings, now: int) -> Purged:
         if days > keep.keep_rejects_days and folder.rejects.exists():
             folder.rejects.unlink()
             purged.rejects += 1
+        if days > keep.keep_rejects_days and folder.report.exists() and not report.is_masked(folder.report):
+            folder.remove_report()
+            purged.reports += 1
     feed = settings.feed(state.feed)
     days_held = feed.held_days if feed else Feed.model_fields["held_days"].default
     purged.held = tables.remove(state.held, partial(_before, held.SINCE, now - days_held * _DAY))

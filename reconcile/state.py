@@ -10,10 +10,15 @@
                           /rejects.csv.gz    records left out
                           /held.parquet      what waits from now on; takes the place of the feed's at the end
                           /sent.parquet      what was sent, with this run; likewise
+                          /unmatched.parquet IDs without a match, a sample of them; gone once they were looked at
                           /opt-outs.sha256   stands for the opt-outs that the files honour
+                          /*.info            what the files should be, in the form of Audience Manager's own
+                          /ON_HOLD           planned to wait for `release`
                           /manifest.json     frozen: from here on the files are only ever delivered, never made again
                           /OFFERED           from here on the destination may hold bytes of them, the ledger the run
                           /DELIVERED         delivered and recorded; or REFUSED. Holds the time
+                          /report.json       what the run did, for programs; report.html for people
+                status.json              the last runs of all feeds, for the endpoint's status page
 
 A run is called `<UTC seconds>-<feed>`. What begins with a dot is on its way in or out, and rubbish once nobody holds
 the feed's lock.
@@ -23,7 +28,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconcile import durable
+from reconcile import durable, failpoints
+from reconcile.failpoints import Point
 from reconcile.ledger import Ledger
 
 _REMOVED = ".removed-"
@@ -44,8 +50,12 @@ class RunFolder:
         self.held = path / "held.parquet"
         self.sent = path / "sent.parquet"
         self.opt_outs = path / "opt-outs.sha256"
+        self.unmatched = path / "unmatched.parquet"
+        self.aside = path / ".aside"
+        self.report, self.page = path / "report.json", path / "report.html"
         self.manifest = path / "manifest.json"
         self._offered, self._delivered, self._refused = (path / mark for mark in ("OFFERED", "DELIVERED", "REFUSED"))
+        self._on_hold = path / "ON_HOLD"
 
     @property
     def is_frozen(self) -> bool:
@@ -62,7 +72,24 @@ class RunFolder:
     @property
     def may_be_withdrawn(self) -> bool:
         """Frozen, and for certain no byte of it was offered to anybody. A run without `opt_outs` can't tell."""
-        return self.is_frozen and not self.is_ended and self.opt_outs.exists() and not self._offered.exists()
+        return self.is_frozen and not self.is_ended and self.opt_outs.exists() and not self.is_offered
+
+    @property
+    def is_offered(self) -> bool:
+        return self._offered.exists()
+
+    @property
+    def is_on_hold(self) -> bool:
+        return self._on_hold.exists() and not self.is_ended
+
+    def mark_on_hold(self) -> None:
+        durable.write(self._on_hold, b"")
+
+    def release(self) -> None:
+        with durable.telling(self._on_hold):
+            self._on_hold.unlink(missing_ok=True)
+            durable.sync_folder(self.path)
+        failpoints.reached(Point.RELEASED)
 
     def mark_offered(self) -> None:
         if not self._offered.exists():
@@ -83,11 +110,19 @@ class RunFolder:
     def frozen_files(self) -> list[Path]:
         return sorted(self.files.glob("[!.]*"))
 
+    def remove_report(self) -> None:
+        """Both forms of it; `python -m reconcile report` makes them again."""
+        for path in (self.page, self.report):  # the one that tells of IDs goes last
+            path.unlink(missing_ok=True)
+        durable.sync_folder(self.path)
+
     def remove(self) -> None:
         """Out of sight in one step: no crash leaves half a folder that looks like an earlier state of the run."""
         gone = self.path.with_name(f"{_REMOVED}{self.name}")
-        durable.move(self.path, gone)
-        shutil.rmtree(gone)
+        with durable.telling(self.path):
+            durable.move(self.path, gone)
+            failpoints.reached(Point.SET_ASIDE)
+            shutil.rmtree(gone)
 
 
 class FeedState:
@@ -98,6 +133,7 @@ class FeedState:
         self.lock = state_dir / "locks" / f"{feed}.lock"
         self.held = state_dir / "held" / f"{feed}.parquet"
         self.sent = state_dir / "sent" / f"{feed}.parquet"
+        self.next_on_hold = state_dir / "hold" / feed
         self.copies = state_dir / "copies" / feed
         self.objects = state_dir / "objects" / f"{feed}.json"
 
@@ -127,12 +163,26 @@ class FeedState:
             shutil.rmtree(path)
         if self.copies.exists():
             shutil.rmtree(self.copies)
-        return len(halves) + len(unfrozen) + len(removed)
+        asides = [run.aside for run in self.runs() if run.aside.exists()]
+        for aside in asides:
+            shutil.rmtree(aside)
+        unlooked = [run.unmatched for run in self.runs() if run.is_ended and run.unmatched.exists()]
+        for path in unlooked:
+            path.unlink()
+        return len(halves) + len(unfrozen) + len(removed) + len(asides) + len(unlooked)
 
 
 def withdraw(run: RunFolder, ledger: Ledger, reason: str) -> None:
-    """Give up a frozen run of which nothing was offered; its inputs are new again, its name is not used again."""
+    """Give up a frozen run of which nothing was offered; its inputs are new again, its name is not used again.
+
+    Where it was on hold, what its inputs become next will be, too: nobody has released them.
+    """
+    if run.is_on_hold:
+        mark = run.path.parent.parent / "hold" / run.feed
+        mark.parent.mkdir(exist_ok=True)
+        durable.write(mark, b"")
     ledger.close(run.name, "withdrawn", {"problem": f"withdrawn: {reason}; its inputs are new again"})
+    failpoints.reached(Point.WITHDRAWN)
     run.remove()
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from idsync.errors import IdsyncError
 from reconcile.delivery.base import Delivery
-from reconcile.errors import DeliveryConflict, DestinationRefused, DestinationUnavailable
+from reconcile.errors import DeliveryConflict, DestinationRefused, DestinationUnavailable, RunLocked
 from reconcile.files import FrozenFile
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 # Of several failures the one is told that needs somebody most.
-_GRAVITY = (DeliveryConflict, DestinationRefused, DestinationUnavailable)
+_GRAVITY = (RunLocked, DeliveryConflict, DestinationRefused, DestinationUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,14 @@ class Courier:
         return self._patience.persist(lambda: self._delivery.deliver(path, file, planned_at))
 
     def deliver_all(
-        self, folder: Path, files: Sequence[FrozenFile], planned_at: int
+        self,
+        folder: Path,
+        files: Sequence[FrozenFile],
+        planned_at: int,
+        *,
+        permit: Callable[[], object] = lambda: None,
     ) -> Iterator[tuple[FrozenFile, str]]:
-        """Each file of `folder` with where it lies, as they arrive.
+        """Each file of `folder` with where it lies, as they arrive. `permit` raises where none may be begun any more.
 
         After a failure nothing new is begun or tried again, what is under way ends, and the gravest failure is raised.
         """
@@ -79,6 +84,7 @@ class Courier:
             if stopped.is_set():
                 return None
             try:
+                permit()
                 return self._patience.persist(
                     lambda: self._delivery.deliver(folder / file.name, file, planned_at), unless=stopped.is_set
                 )

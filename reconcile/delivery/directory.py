@@ -5,9 +5,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from reconcile import durable
+from reconcile import durable, failpoints
 from reconcile.delivery.base import CONFLICT_MEND, conflict, damaged, see_whole, sha256, temporary_name
 from reconcile.errors import DeliveryConflict, DestinationRefused, DestinationUnavailable
+from reconcile.failpoints import Point
 from reconcile.files import FrozenFile
 
 _LATER = {
@@ -43,6 +44,7 @@ class DirectoryDelivery:
             if sha256(target) != file.sha256:
                 see_whole(path, file)
                 raise DeliveryConflict(conflict(str(target)), mend=CONFLICT_MEND)
+            target.with_name(temporary_name(target.name)).unlink(missing_ok=True)  # of one killed after the link
         except OSError as error:
             raise _told(error, target) from None
         return str(target)
@@ -51,7 +53,9 @@ class DirectoryDelivery:
         temporary = target.with_name(temporary_name(target.name))
         try:
             _copy(path, file, temporary)
+            failpoints.reached(Point.FILE_HALF_THERE)
             _place(temporary, target)
+            failpoints.reached(Point.FILE_THERE)
         finally:
             temporary.unlink(missing_ok=True)
         try:

@@ -125,7 +125,7 @@ class S3Delivery:
     # --- in parts --------------------------------------------------------------------------------------------------
 
     def _put_parts(self, path: Path, file: FrozenFile, key: str, where: str) -> None:
-        measured = multipart.measure(path, self._part_bytes)
+        measured = multipart.measure(path, self._part_bytes, md5s=not self._checksums)
         if measured.sha256 != file.sha256:
             raise damaged(path)
         upload = multipart.saved(path, self._bucket, key, self._part_bytes)

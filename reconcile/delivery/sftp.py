@@ -39,6 +39,21 @@ class SftpDelivery:
         self._bandwidth = Bandwidth(destination.max_megabytes_per_second)
         self._where = f"sftp://{self._host}:{destination.port}"
 
+    @property
+    def host(self) -> str:
+        return self._host
+
+    @property
+    def where(self) -> str:
+        """The server, as a URL."""
+        return self._where
+
+    @contextmanager
+    def session(self) -> Iterator[paramiko.SFTPClient]:
+        """For who reads there. Raises as a delivery does."""
+        with self._connected(self._where) as client, self._telling(self._where):
+            yield client
+
     def reach(self) -> None:
         with self._connected(self._where) as client, self._telling(self._where):
             client.stat(self._destination.folder or ".")

@@ -77,3 +77,27 @@ def test_the_raw_size_splits_what_compresses_well(tmp_path: Path) -> None:
 def test_the_same_lines_give_the_same_bytes_at_any_time(tmp_path: Path) -> None:
     digests = [[file.sha256 for file in freeze(tmp_path / folder, noise(100))] for folder in ("one", "two")]
     assert all(first == second for first, second in pairwise(digests))
+
+
+def test_one_large_buffer_is_cut_between_users(tmp_path: Path) -> None:
+    """Several lines a user, some of them longer than a file should be."""
+    chance = random.Random(2)
+    users = [f"u{number}" for number in range(50)]
+    lines = [f"{user}\t{'x' * chance.randrange(1, 3000)}\n" for user in users for _ in range(chance.randrange(1, 9))]
+    files = freeze(tmp_path, [lines], "")
+    assert len(files) > 3
+    contents = [content(tmp_path, file) for file in files]
+    assert "".join(contents) == "".join(lines)
+    assert [file.lines for file in files] == [text.count("\n") for text in contents]
+    seen = [{line.partition("\t")[0] for line in text.splitlines()} for text in contents]
+    assert all(not first & second for first, second in pairwise(seen))
+
+
+def test_one_user_alone_is_not_cut(tmp_path: Path) -> None:
+    (file,) = freeze(tmp_path, [["u\t" + "x" * 6000 + "\n"] * 8], "")
+    assert (file.lines, file.raw_bytes) == (8, 8 * 6003)
+
+
+def test_md5_is_that_of_the_file(tmp_path: Path) -> None:
+    for file in freeze(tmp_path, noise(300)):
+        assert file.md5 == hashlib.md5((tmp_path / file.name).read_bytes()).hexdigest()  # noqa: S324

@@ -21,13 +21,14 @@ from idsync.errors import StoreUnavailable, UsageError
 from idsync.settings import Settings
 from idsync.store import DAY, open_store
 from idsync.store.base import Sync
-from reconcile import erasure, files, lines, names, retention, syncfile
+from reconcile import erasure, files, lines, mappings, names, retention, shipment, syncfile
 from reconcile.check.content import Column, id_sync_line
 from reconcile.delivery.directory import DirectoryDelivery
 from reconcile.errors import DestinationUnavailable, RunLocked
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
 from reconcile.progress import Meter
+from reconcile.shipment import Shipment
 from reconcile.state import FeedState
 from reconcile.syncfile import SyncSummary, feed_name
 from tests.reconcile.samples import NOW_SECONDS, World, content, uuid
@@ -219,8 +220,8 @@ def test_every_mapping_reaches_audience_manager_and_nothing_else(
     """Whoever reads all files knows what the store knows, each line full."""
     scene = Scene(tmp_path_factory.mktemp("scene"))
     stored: set[tuple[int, str, str]] = set()
-    for mappings in rounds:
-        for source, device, customer in mappings:
+    for synced in rounds:
+        for source, device, customer in synced:
             scene.sync((source + customer, uuid(device)), dpid=DPIDS[source], seen=scene.now - 1)
             stored.add((DPIDS[source], uuid(device), source + customer))
         scene.send(*DPIDS)
@@ -259,14 +260,14 @@ def test_a_job_killed_before_the_freeze_starts_again(scene: Scene, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "place", ["DirectoryDelivery.reach", "DirectoryDelivery.deliver", "Ledger.close", "_Job._keep_sent"]
+    "place", ["DirectoryDelivery.reach", "DirectoryDelivery.deliver", "Ledger.close", "Shipment._take_over"]
 )
 def test_a_frozen_file_is_delivered_once_under_its_name(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     scene.sync(("c1", uuid(1)))
     kind, _, method = place.partition(".")
-    owner: Any = {"DirectoryDelivery": DirectoryDelivery, "Ledger": Ledger, "_Job": syncfile._Job}[kind]
+    owner: Any = {"DirectoryDelivery": DirectoryDelivery, "Ledger": Ledger, "Shipment": Shipment}[kind]
     with monkeypatch.context() as patch:
         patch.setattr(owner, method, kill)
         with pytest.raises(Killed):
@@ -351,7 +352,7 @@ def test_one_job_at_a_time(scene: Scene) -> None:
 
 
 def test_large_files_are_split_and_together_hold_all(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncfile, "BATCH_ROWS", 2048)
+    monkeypatch.setattr(mappings, "BATCH_ROWS", 2048)
     writer = files.FileWriter.__init__
 
     def small(*asked: Any) -> None:
@@ -425,7 +426,7 @@ def test_wrong_names_are_told(scene: Scene, ask: Callable[[Scene], object], prob
 def test_the_only_destination_needs_no_name(scene: Scene) -> None:
     (local, _) = scene.settings.destinations
     alone = scene.settings.model_copy(update={"destinations": (local,)})
-    assert syncfile.resolve_destination(alone, None) == local
+    assert shipment.resolve_destination(alone, None) == local
 
 
 def test_the_command_delivers_and_tells(scene: Scene) -> None:
