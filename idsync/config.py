@@ -21,6 +21,7 @@ CONFIG_VARIABLE = "IDSYNC_CONFIG"
 DEFAULT_PATH = Path("idsync.toml")
 _PREFIX = "IDSYNC_"
 _URL_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^@/\s]+@")
+_SECRETS = {"password", "webhook_url", "smtp_password"}  # whose values are not shown
 _KINDS = "directory, s3, ftp, ftps or sftp"
 
 
@@ -131,13 +132,17 @@ def _secret_faults(raw: dict[str, Any]) -> Iterator[str]:
         if "password" in destination:
             variable = f"${_PREFIX}DESTINATIONS__{_slug(str(destination.get('name', index))).upper()}__PASSWORD"
             yield f"destinations[{index}].password: a password in the file; use {variable} or password_file"
+    health = raw.get("health")
+    for key in ("webhook_url", "smtp_password"):
+        if isinstance(health, dict) and key in health:
+            yield f"health.{key}: a secret in the file; use ${_PREFIX}HEALTH__{key.upper()} or {key}_file"
 
 
 def _describe(fault: Any, raw: dict[str, Any]) -> str:
     """One line for one pydantic error: key, value, what is wrong."""
     location = [part for part in fault["loc"] if not _is_union_tag(part, fault["loc"])]
     key = _dotted(location)
-    if location[-1:] == ["password"]:
+    if location and location[-1] in _SECRETS:
         return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
     kind, value = fault["type"], fault["input"]
     if kind == "missing":
@@ -211,6 +216,7 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
             yield from _repeats(key, tables, field)
     yield from _source_faults(sources)
     names = {str(source.get("name")) for source in sources}
+    dpids = {str(source.get("name")): str(source.get("dpid")) for source in sources}
     for index, feed in enumerate(feeds):
         where = f"feeds[{index}]"
         if isinstance(name := feed.get("data_source"), str) and name not in names:
@@ -219,6 +225,7 @@ def _cross_faults(raw: dict[str, Any]) -> Iterator[str]:
         if isinstance(name := feed.get("destination"), str) and name not in targets:
             yield f'{where}.destination = "{name}": no such destination{_did_you_mean(name, targets)}'
         yield from _feed_faults(where, feed)
+        yield from _user_faults(where, feed, dpids)
         if feed.get("compression") == "pgp" and "pgp" not in raw:
             yield f'{where}.compression = "pgp": needs the table [pgp] with public_key_file'
     for index, destination in enumerate(destinations):
@@ -251,16 +258,71 @@ def _source_faults(sources: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _feed_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:
+    if feed.get("kind") == "email-hashes":
+        yield from _email_faults(where, feed)
+        return
+    for key in ("email_column", "email_data_source"):
+        if key in feed:
+            yield f'{where}.{key}: needs kind = "email-hashes"'
     if not any(feed.get(key) for key in ("signals", "trait_columns", "rules", "constant_traits")):
         yield f"{where}: sends nothing; give signals, trait_columns, rules or constant_traits"
-    if (user_id := feed.get("user_id", "uuid")) not in {"uuid", "customer-id"}:
-        yield f'{where}.user_id = {_show(user_id)}: must be "uuid" or "customer-id" in this version'
-    if feed.get("unmatched") == "emit" and user_id != "customer-id":
+    if feed.get("unmatched") == "emit" and feed.get("user_id", "uuid") != "customer-id":
         yield f'{where}.unmatched = "emit": unmatched records have no UUID; set user_id = "customer-id" or hold them'
     for field in ("signals", "trait_columns"):
         columns = feed.get(field)
         if isinstance(columns, list) and feed.get("id_column") in columns:
             yield f"{where}.{field}: holds the id_column {_show(feed['id_column'])}; an ID is never sent as data"
+
+
+# What a feed of e-mail hashes has no use for: it sends no data, asks for no device, and has no removals.
+_OF_DATA = (
+    *("mode", "user_id", "dpid", "target", "devices", "unmatched", "held_days", "conflicts", "unsendable"),
+    *("signals", "signal_keys", "constants", "constant_traits", "trait_columns", "rules", "known_traits_file"),
+    *("changes_only", "vanished", "max_vanished", "optout_removals", "empty_overwrite"),
+)
+
+
+def _email_faults(where: str, feed: dict[str, Any]) -> Iterator[str]:
+    for key in ("email_column", "email_data_source"):
+        if not feed.get(key):
+            yield f'{where}.{key}: missing; a feed of kind = "email-hashes" needs it'
+    for key in _OF_DATA:
+        if key in feed:
+            yield f'{where}.{key} = {_show(feed[key])}: says nothing with kind = "email-hashes"; leave it out'
+    if feed.get("compression") == "pgp":
+        yield f'{where}.compression = "pgp": ID-sync files are sent plain or gzipped'
+    if "email_column" in feed and feed["email_column"] == feed.get("id_column"):
+        yield f"{where}.email_column = {_show(feed['email_column'])}: the same as id_column"
+
+
+def _user_faults(where: str, feed: dict[str, Any], dpids: Mapping[str, str]) -> Iterator[str]:
+    """Faults of whose IDs a feed sends; `dpids` of the data sources by name, as text."""
+    own, emails = feed.get("data_source"), feed.get("email_data_source")
+    if emails is not None and (str(emails) not in dpids or emails == own):
+        told = "the feed's own" if emails == own else f"no such data source{_did_you_mean(str(emails), set(dpids))}"
+        yield f"{where}.email_data_source = {_show(emails)}: {told}; name the one that holds the hashes"
+    if feed.get("kind") == "email-hashes":
+        return
+    user_id = str(feed.get("user_id", "uuid"))
+    named = user_id not in {"uuid", "customer-id"}
+    if named and user_id == own:
+        yield f'{where}.user_id = "{user_id}": the feed\'s own data source; set "customer-id"'
+    elif named and user_id not in dpids:
+        known = {"uuid", "customer-id", *dpids}
+        yield f'{where}.user_id = "{user_id}": no such data source{_did_you_mean(user_id, known)}'
+    dpid = str(feed.get("dpid") or dpids.get(user_id if named else str(own)))
+    if dpid not in {str(device) for device in DEVICE_ID_SHAPES}:
+        return
+    if user_id == "uuid":
+        yield (
+            f'{where}.user_id = "uuid": {dpid} in the file\'s name is a global device data source, which has IDs of its'
+            ' own; set "customer-id" or the name of a data source'
+        )
+    if not feed.get("target"):
+        yield (
+            f"{where}.target: missing; {dpid} in the file's name is a global device data source, and the file must say"
+            " whose traits it brings"
+        )
 
 
 def _tables(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:

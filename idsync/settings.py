@@ -358,7 +358,7 @@ def _columns_asked_for(columns: dict[str, Any], info: ValidationInfo) -> dict[st
     fields = ("id_column", "signals", "trait_columns", "rules")
     if all(field in info.data for field in fields):
         asked = {info.data["id_column"], *info.data["signals"], *info.data["trait_columns"]}
-        asked |= {rule.column for rule in info.data["rules"]}
+        asked |= {rule.column for rule in info.data["rules"]} | {info.data.get("email_column")}
         if unknown := sorted(set(columns) - asked):
             raise ValueError(f"nothing in this feed asks for {', '.join(unknown)}")
     return columns
@@ -367,6 +367,7 @@ def _columns_asked_for(columns: dict[str, Any], info: ValidationInfo) -> dict[st
 class Feed(Table):
     name: Name
     data_source: str
+    kind: Literal["data", "email-hashes"] = "data"
     inputs: Annotated[str, AfterValidator(_bucket_or_glob), AfterValidator(_glob_beside_config)]
     inputs_endpoint_url: str | None = None
     inputs_region: str | None = None
@@ -394,10 +395,17 @@ class Feed(Table):
     constant_traits: tuple[Annotated[int | str, BeforeValidator(_constant_trait)], ...] = ()
     unsendable: Literal["record", "item"] = "record"
     empty_overwrite: Annotated[bool, AfterValidator(_with_constants)] = False
+    conflicts: Literal["all", "last", "first"] = "all"
+    email_column: Column | None = None
+    email_data_source: str | None = None
     columns: Annotated[dict[Column, Columns], AfterValidator(_columns_asked_for)] = {}
     destination: str
     compression: Literal["none", "gzip", "pgp"] = "gzip"
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    after_sync_file: bool = False
+    diagnose: bool = True
+    known_traits_file: ConfigPath | None = None
+    expected_every_hours: Annotated[float, Field(gt=0, le=8784)] | None = None
 
 
 class DirectoryDestination(Table):
@@ -551,10 +559,61 @@ class Reconcile(Table):
 
     state_dir: ConfigPath = Field(default=Path("var/reconcile"), validate_default=True)
     memory_limit: Annotated[str, AfterValidator(_memory)] = "1300MB"
+    disk_check: bool = True
     keep_runs_days: Annotated[int, Field(ge=1, le=3650)] = 30
     keep_rejects_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 30
     keep_files_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 7
     keep_state_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    lease_seconds: Annotated[int, Field(ge=3, le=3600)] = 30
+    mask_ids: bool = True
+
+
+def _url_or_file(url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    """The URL of a chat's webhook lets everybody write there who has it."""
+    if url is None:
+        return None
+    if info.data.get("webhook_url_file") is not None:
+        raise ValueError("stands beside webhook_url_file; give one of them")
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url.get_secret_value()):
+        raise ValueError("must be a URL of http or https")
+    return url
+
+
+def _from_and_to(receivers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    missing = [name for name in ("smtp_host", "mail_from") if info.data.get(name, ...) is None]
+    if receivers and missing:
+        raise ValueError(f"needs {' and '.join(missing)}")
+    return receivers
+
+
+def _of_smtp_user(password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    if password is not None and info.data.get("smtp_password_file") is not None:
+        raise ValueError("stands beside smtp_password_file; give one of them")
+    return password
+
+
+MailAddress = Annotated[str, Field(pattern=r"^[^@\s<>,]+@[^@\s<>,]+$")]
+
+
+class Health(Table):
+    """When `reconcile health` calls a feed ill, and whom it tells. `webhook_url` and `smtp_password` come from the
+    environment alone, `config` sees to that.
+    """
+
+    stuck_hours: Annotated[float, Field(gt=0, le=8784)] = 3
+    match_rate_fall: Annotated[float, Field(gt=0, le=1)] = 0.2
+    compared_runs: Annotated[int, Field(ge=1, le=365)] = 7
+    webhook_url_file: ConfigPath | None = None
+    webhook_url: Annotated[SecretStr | None, AfterValidator(_url_or_file)] = None
+    smtp_host: Host | None = None
+    smtp_port: Annotated[int, Field(ge=1, le=65_535)] = 587
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_ca_file: ConfigPath | None = None
+    smtp_user: str | None = None
+    smtp_password_file: ConfigPath | None = None
+    smtp_password: Annotated[SecretStr | None, AfterValidator(_of_smtp_user)] = None
+    mail_from: MailAddress | None = None
+    mail_to: Annotated[tuple[MailAddress, ...], AfterValidator(_from_and_to)] = ()
 
 
 class Settings(Table):
@@ -567,6 +626,7 @@ class Settings(Table):
     feeds: tuple[Feed, ...] = ()
     destinations: tuple[Destination, ...] = ()
     pgp: Pgp | None = None
+    health: Health = Health()
     reconcile: Reconcile
 
     @cached_property

@@ -1,8 +1,8 @@
 """The command line: `python -m reconcile`."""
 
-from reconcile.commands import cli, files, looks, privacy, runs
+from reconcile.commands import cli, files, looks, privacy, runs, watch
 
-__all__ = ["cli", "files", "looks", "privacy", "runs"]
+__all__ = ["cli", "files", "looks", "privacy", "runs", "watch"]
 
 if __name__ == "__main__":
     cli(prog_name="python -m reconcile")

@@ -1,8 +1,9 @@
 """Finding and erasing customers and devices in all that the job keeps.
 
-Fields are compared whole and byte for byte: the ID column of records that are held or rejected, the first column of
-files. What a feed keeps is searched for the customers of its data source; what is left of a feed that is in the
-configuration no more, for those of all. Input files are the customer's own and are not looked at.
+Fields are compared whole and byte for byte: the ID column of records that are held, unmatched or rejected, the samples
+of reports, the first column of files. What a feed keeps is searched for the customers of its data source; what is left
+of a feed that is in the configuration no more, for those of all. Input files are the customer's own and are not looked
+at.
 """
 
 import json
@@ -21,8 +22,9 @@ from pyarrow import csv as arrow_csv
 from idsync import ids
 from idsync.errors import UsageError
 from idsync.settings import Settings
-from reconcile import durable, rejects, tables
+from reconcile import durable, rejects, report, tables
 from reconcile.errors import RunLocked
+from reconcile.feed import USER_IDS
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
 from reconcile.names import parse_id_sync
@@ -65,6 +67,8 @@ class Account:
     held: dict[str, int] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
+    unmatched: dict[str, int] = field(default_factory=dict)
+    reports: dict[str, int] = field(default_factory=dict)
     frozen: dict[str, int] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
     leftovers: int = 0
@@ -79,6 +83,8 @@ class Account:
             "held": ("records", self.held),
             "sent": ("users", self.sent),
             "rejects": ("records", self.rejects),
+            "unmatched": ("records", self.unmatched),
+            "reports": ("samples", self.reports),
             "frozen": ("lines", self.frozen),
             "waiting": ("lines", self.waiting),
             "delivered": ("lines", self.delivered),
@@ -135,7 +141,7 @@ def erase(settings: Settings, sought: Sought, patience_seconds: float) -> Accoun
                 account.leftovers += state.clear_leftovers()
                 for trace in list(_traces(state, settings, sought, account, looked)):
                     _enter(account, trace)
-                    _remove(trace, _customers(settings, name, sought), sought.uuids, ledger)
+                    _remove(trace, _customers(settings, name, sought), _users(settings, name, sought), ledger)
         except RunLocked:
             account.busy.append(name)
     _look_at_destinations(settings, sought, account, looked)
@@ -156,26 +162,38 @@ def _customers(settings: Settings, feed_name: str, sought: Sought) -> frozenset[
     return sought.customer_ids(source.dpid if source else None)
 
 
+def _users(settings: Settings, feed_name: str, sought: Sought) -> frozenset[str]:
+    """What else stands for a person in what a feed sends: a UUID, or the ID of another data source that it names."""
+    feed = settings.feed(feed_name)
+    named = {feed.user_id, feed.email_data_source}.difference(USER_IDS) if feed else set()
+    others = [source.dpid for source in settings.data_sources if source.name in named]
+    return sought.uuids.union(*(sought.customer_ids(dpid) for dpid in others))
+
+
 def _traces(
     state: FeedState, settings: Settings, sought: Sought, account: Account, looked: dict[str, int]
 ) -> Iterator[Trace]:
     """`looked` takes the number of lines found in each file of a run, by its name."""
-    customers = _customers(settings, state.feed, sought)
+    customers, users = _customers(settings, state.feed, sought), _users(settings, state.feed, sought)
     tables_of_records = [(state.held, None), *((run.held, run) for run in state.runs() if run.is_frozen)]
     for path, run in tables_of_records:
         if count := tables.count(path, partial(_among, customers)):
             yield Trace("held", path, count, run)
     for path, run in [(state.sent, None), *((run.sent, run) for run in state.runs() if run.is_frozen)]:
-        if count := tables.count(path, partial(_sent_to, customers, sought.uuids)):
+        if count := tables.count(path, partial(_sent_to, customers, users)):
             yield Trace("sent", path, count, run)
     for run in state.runs():
         if run.rejects.exists() and (count := rejects.count(run.rejects, customers)):
             yield Trace("rejects", run.rejects, count, run)
+        if count := tables.count(run.unmatched, partial(_among, customers)):
+            yield Trace("unmatched", run.unmatched, count, run)
+        if run.report.exists() and (count := report.samples_of(run.report, customers)):
+            yield Trace("reports", run.report, count, run)
         if not run.is_frozen:
             continue
         kind = "frozen" if run.is_delivered else "withdrawn" if run.may_be_withdrawn else "waiting"
         for path in run.frozen_files():
-            looked[path.name] = _lines(path, customers | sought.uuids, account)
+            looked[path.name] = _lines(path, customers | users, account)
             if looked[path.name]:
                 yield Trace(kind, path, looked[path.name], run)
 
@@ -189,7 +207,9 @@ def _look_at_destinations(settings: Settings, sought: Sought, account: Account, 
             if not path.exists():
                 continue
             if count is None:
-                count = _lines(path, _customers(settings, delivered.feed, sought) | sought.uuids, account)
+                feed = delivered.feed
+                users = _customers(settings, feed, sought) | _users(settings, feed, sought)
+                count = _lines(path, users, account)
         if count:
             account.delivered[delivered.location] = count
 
@@ -238,11 +258,14 @@ def _among(customers: frozenset[str], batch: pa.RecordBatch) -> tables.Mask:
     return found
 
 
-def _sent_to(customers: frozenset[str], uuids: frozenset[str], batch: pa.RecordBatch) -> tables.Mask:
+def _sent_to(customers: frozenset[str], users: frozenset[str], batch: pa.RecordBatch) -> tables.Mask:
     """A UUID is kept in two halves."""
     found = _among(customers, batch)
+    if "other_id" in batch.schema.names:
+        theirs: tables.Mask = pc.is_in(batch.column("other_id"), pa.array(users, pa.string())).to_numpy(False)
+        return found | theirs
     highs, lows = (batch.column(name).to_numpy() for name in ("high", "low"))
-    for uuid in uuids:
+    for uuid in users:
         half = len(uuid) // 2
         found = found | ((highs == int(uuid[:half])) & (lows == int(uuid[half:])))
     return found
@@ -270,16 +293,21 @@ def _enter(account: Account, trace: Trace) -> None:
     found[str(trace.path)] = trace.hits
 
 
-def _remove(trace: Trace, customers: frozenset[str], uuids: frozenset[str], ledger: Ledger) -> None:
+def _remove(trace: Trace, customers: frozenset[str], users: frozenset[str], ledger: Ledger) -> None:
     match trace.kind:
         case "held":
             # an empty one of a run says that nothing waits any more once it is delivered
             tables.remove(trace.path, partial(_among, customers), keep_empty=trace.run is not None)
         case "sent":
-            choice = partial(_sent_to, customers, uuids)
+            choice = partial(_sent_to, customers, users)
             tables.remove(trace.path, choice, keep_empty=trace.run is not None)
         case "rejects":
             rejects.remove(trace.path, customers)
+        case "unmatched":
+            tables.remove(trace.path, partial(_among, customers))
+        case "reports" if trace.run:
+            # they can be made again, out of what has been searched as well
+            trace.run.remove_report()
         case "frozen":
             trace.path.unlink()
             durable.sync_folder(trace.path.parent)

@@ -1,11 +1,17 @@
 """What a feed asks for, worked out from its settings: the columns to read and the items that each record becomes."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import NamedTuple
 
-from idsync.ids import DEFAULT_RULES, IdRules
+from idsync.ids import DEFAULT_RULES, DEVICE_ID_SHAPES, IdRules
 from idsync.settings import DataSource, Feed, TraitRule
-from reconcile.names import InboundName, Suffix
+from reconcile import conflicts
+from reconcile.conflicts import Policy
+from reconcile.names import FileName, IdSyncName, InboundName, Suffix
+
+USER_IDS = ("uuid", "customer-id")  # anything else names a data source
 
 _SUFFIXES: dict[str, Suffix] = {"none": "", "gzip": "gz", "pgp": "gpg"}
 
@@ -78,13 +84,22 @@ class TraitItem:
 Item = SignalItem | TraitsItem | RuleItem | TraitItem
 
 
+class OtherIds(NamedTuple):
+    """The data source whose IDs of the same devices stand in the file, in place of the records' own."""
+
+    dpid: int
+    rules: IdRules
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`columns` are the value columns, each once, in order of first mention; items point into them by position.
 
     `id_rules` are those of the data source whose customer IDs the records carry. `constants` are signals, key and
     value, that go along with whatever a record says; where `speaks_always`, they are sent even for one that says
-    nothing. Where `spares_records`, an item that can't be sent is left out, and not its whole record.
+    nothing. Where `spares_records`, an item that can't be sent is left out, and not its whole record. Users are UUIDs
+    (`by_uuid`), IDs of `other`, or else the records' customer IDs. `dpid` is that of the file's name: whose IDs stand
+    in its first column. Of a file of e-mail hashes there are no items, and one column; `email_dpid` is that of hashes.
     """
 
     id_column: str
@@ -97,13 +112,33 @@ class Plan:
     constants: tuple[tuple[str, str], ...] = ()
     speaks_always: bool = False
     spares_records: bool = False
+    policy: Policy = "all"
+    other: OtherIds | None = None
+    dpid: int = 0
+    email_dpid: int = 0
 
     def positions(self, kind: type[SignalItem] | type[TraitsItem]) -> list[int]:
         """The columns used by items of this kind."""
         return sorted({item.column for item in self.items if isinstance(item, kind)})
 
 
-def plan(feed: Feed, source: DataSource) -> Plan:
+def plan(feed: Feed, source: DataSource, sources: Iterable[DataSource] = ()) -> Plan:
+    """`source` is the feed's own, `sources` are all that there are: it may name another."""
+    by_name = {known.name: known for known in sources}
+    if feed.email_column is not None and feed.email_data_source is not None:
+        return Plan(
+            id_column=feed.id_column,
+            columns=(feed.email_column,),
+            items=(),
+            by_uuid=False,
+            every_device=False,
+            emit_unmatched=False,
+            id_rules=source.id_rules,
+            dpid=source.dpid,
+            email_dpid=by_name[feed.email_data_source].dpid,
+        )
+    other = None if feed.user_id in USER_IDS else by_name[feed.user_id]
+    dpid = feed.dpid or (other or source).dpid
     mentioned = [*feed.signals, *feed.trait_columns, *(rule.column for rule in feed.rules)]
     columns = tuple(dict.fromkeys(mentioned))
     removes = feed.mode == "sync"  # removals are ignored in an overwrite file, so none is written there
@@ -123,13 +158,27 @@ def plan(feed: Feed, source: DataSource) -> Plan:
         items=tuple(items),
         by_uuid=by_uuid,
         # a file of customer IDs has one user a customer, however many devices that customer has
-        every_device=by_uuid and feed.devices == "all",
+        every_device=(by_uuid or other is not None) and feed.devices == "all",
         emit_unmatched=feed.unmatched == "emit",
-        id_rules=source.id_rules,
-        constants=tuple(feed.constants.items()),
+        id_rules=source.id_rules if by_uuid or other else _as_in_file(source.id_rules, dpid),
+        constants=_constants(feed),
         speaks_always=feed.empty_overwrite,
         spares_records=feed.unsendable == "item",
+        policy=feed.conflicts,
+        other=OtherIds(other.dpid, _as_in_file(other.id_rules, dpid)) if other else None,
+        dpid=dpid,
     )
+
+
+def _as_in_file(rules: IdRules, dpid: int) -> IdRules:
+    """An ID of the wrong shape for a global device data source is refused by Audience Manager, so it is never sent."""
+    return rules._replace(shape=DEVICE_ID_SHAPES[dpid]) if dpid in DEVICE_ID_SHAPES else rules
+
+
+def _constants(feed: Feed) -> tuple[tuple[str, str], ...]:
+    """Those that are left where two have one key, which is a contradiction of its own."""
+    texts = {f'"{key}"="{value}"': (key, value) for key, value in feed.constants.items()}
+    return tuple(texts[text] for text in conflicts.resolve(texts, feed.conflicts).items)
 
 
 def _test(rule: TraitRule) -> Test:
@@ -144,6 +193,9 @@ def _test(rule: TraitRule) -> Test:
     return Present(rule.present is not False)
 
 
-def inbound_name(feed: Feed, source: DataSource, timestamp: int) -> InboundName:
+def file_name(feed: Feed, plan: Plan, timestamp: int) -> FileName:
+    if plan.email_dpid:
+        name = IdSyncName("c2c_id", (plan.dpid, plan.email_dpid), timestamp)
+        return replace(name, suffix="gz") if feed.compression == "gzip" else name
     suffix = _SUFFIXES[feed.compression]
-    return InboundName(feed.dpid or source.dpid, timestamp, feed.mode, target=feed.target, suffix=suffix)
+    return InboundName(plan.dpid, timestamp, feed.mode, target=feed.target, suffix=suffix)

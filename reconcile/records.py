@@ -10,6 +10,7 @@ from reconcile import inputs
 from reconcile.engine.duckdb import Reject
 from reconcile.feed import Plan, SignalItem, TraitsItem
 from reconcile.inputs import Input
+from reconcile.inputs.chunk import first
 from reconcile.screen import is_clean
 
 
@@ -25,11 +26,14 @@ class Records:
     """Numbers run through all files in order: a file's first record follows the last of the file before.
 
     While `batches` is read, `read` counts the records (`counts`: for each input), `bad` collects those that can't be
-    read, and `suspects` the ranges of numbers among which a record may break a rule.
+    read, and `suspects` the ranges of numbers among which a record may break a rule. No more than `limit` records are
+    read, unless that is 0.
     """
 
-    def __init__(self, sources: Sequence[Input], plan: Plan, schema: pa.Schema, *, start: int = 0) -> None:
-        self._sources, self._plan, self._schema = sources, plan, schema
+    def __init__(
+        self, sources: Sequence[Input], plan: Plan, schema: pa.Schema, *, start: int = 0, limit: int = 0
+    ) -> None:
+        self._sources, self._plan, self._schema, self._limit = sources, plan, schema, limit
         self.first = self._next = start
         self._spans: list[_Span] = []
         self.read = 0
@@ -45,7 +49,8 @@ class Records:
             start = self._next
             self._spans.append(_Span(source, start))
             before = self.read
-            for chunk in inputs.read(source, self._plan, self._position):
+            for whole in inputs.read(source, self._plan, self._position):
+                chunk = first(whole, self._limit - self.read) if self._limit else whole
                 self.bad += [Reject(start + bad.ordinal, bad.text, bad.reason) for bad in chunk.bad]
                 self.read += len(chunk.ordinals) + len(chunk.bad)
                 last = [bad.ordinal for bad in chunk.bad] + chunk.ordinals[-1:].tolist()
@@ -55,6 +60,9 @@ class Records:
                 if len(seqs) and not is_clean(chunk.columns[0], self._plan.id_rules, signals, traits):
                     self.suspects.append((int(seqs[0]), int(seqs[-1])))
                 yield pa.RecordBatch.from_arrays([pa.array(seqs), *chunk.columns], schema=self._schema)
+                if self._limit and self.read >= self._limit:
+                    self.counts[source.sha256] = self.read - before
+                    return
             inputs.check_unchanged(source)
             self._bytes_read += source.state[1]
             self.counts[source.sha256] = self.read - before
@@ -63,6 +71,11 @@ class Records:
     def share(self) -> float:
         """How much of all files was read, 0 to 1."""
         return (self._bytes_read + self._position.bytes()) / self._bytes if self._bytes else 1.0
+
+    @property
+    def seen(self) -> int:
+        """The number after that of the last record read."""
+        return self._next
 
     @property
     def starts(self) -> list[int]:

@@ -5,6 +5,7 @@ import gzip
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from isal import igzip
@@ -23,6 +24,9 @@ EXPLANATIONS = {
     "trait-not-a-number": "a trait column holds something else than trait IDs (24; 24:0 to remove) and ic=code",
     "line-too-long": f"one item is too long for a line of {lines.MAX_LINE_BYTES} bytes",
     "too-many-lines": f"the user's items need more than {lines.MAX_LINES_PER_USER} lines",
+    "email-invalid": "its e-mail column holds no e-mail address",
+    "too-many-emails": f"its customer has {lines.MAX_HASHES_PER_CUSTOMER} other e-mail addresses in earlier records",
+    "id-ends-in-space": "the customer ID ends in a space, which Audience Manager may cut off",
     "too-few-columns": "the record has fewer columns than the header",
     "too-many-columns": "the record has more columns than the header",
     "not-utf-8": "the record is not UTF-8, or not in the encoding that the feed names",
@@ -50,6 +54,24 @@ def write(path: Path, rejects: Iterable[Reject], places: Mapping[int, tuple[str,
 def count(path: Path, customer_ids: Collection[str]) -> int:
     """How many records of these customers the file holds."""
     return sum(row[_ID] in customer_ids for row in _read(path)) if customer_ids else 0
+
+
+def samples(path: Path, counts: Mapping[str, int], most: int) -> dict[str, list[tuple[str, int, str]]]:
+    """The first `most` records of each reason: input, line (0: unknown), customer ID. `counts` says how many there are:
+    no more is read than it takes.
+    """
+    found: dict[str, list[tuple[str, int, str]]] = {reason: [] for reason in counts}
+    missing = sum(min(count, most) for count in counts.values())
+    csv.field_size_limit(_MAX_FIELD)
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in islice(csv.reader(file), 1, None):
+            if not missing:
+                break
+            name, line, customer_id, reason, _ = row
+            if len(kept := found.setdefault(reason, [])) < most:
+                kept.append((name, int(line or 0), customer_id))
+                missing -= 1
+    return found
 
 
 def remove(path: Path, customer_ids: Collection[str]) -> None:

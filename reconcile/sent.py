@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from idsync.settings import DataSource, Feed
 from reconcile.engine.changes import VERSION
+from reconcile.feed import Plan
 
 SEEN = "seen"
 _TO, _MARKS = "idsync.to", "idsync.marks"
@@ -23,10 +24,12 @@ class Sent(NamedTuple):
     marked: bool
 
 
-def metadata(feed: Feed, source: DataSource) -> dict[str, str]:
+def metadata(feed: Feed, source: DataSource, plan: Plan) -> dict[str, str]:
     """What another file of the same feed would have to be compared with."""
-    to = f"{source.dpid} as {feed.user_id} to {feed.dpid or source.dpid}, {feed.target or 'its own traits'}"
-    return {_TO: to, _MARKS: VERSION}
+    users = f"{feed.user_id} of {plan.other.dpid}" if plan.other else feed.user_id
+    to = f"{source.dpid} as {users} to {plan.dpid}, {feed.target or 'its own traits'}"
+    # a mark is made of what was said, not of what was sent of it
+    return {_TO: to, _MARKS: VERSION if plan.policy == "all" else f"{VERSION}, {plan.policy}"}
 
 
 def look(path: Path, expected: Mapping[str, str]) -> Sent:

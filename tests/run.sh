@@ -39,7 +39,8 @@ if [ -n "$missing" ]; then
 fi
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+    -r deploy/cluster/requirements-spark.txt -r tests/requirements.txt
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -19,6 +19,7 @@ PURE = [
         "reconcile/inputs/layout.py",
         *(f"reconcile/check/{name}.py" for name in ("block", "content", "findings", "kinds", "naming", "screen")),
         *("reconcile/why/forms.py", "reconcile/why/affixes.py", "reconcile/why/diagnosis.py"),
+        *("reconcile/report/prediction.py", "reconcile/report/page.py"),
         "reconcile/lines.py",
         "reconcile/names.py",
         "reconcile/engine/sql.py",
@@ -30,7 +31,10 @@ IMPURE_MODULES = {
     *("secrets", "subprocess", "pathlib", "threading", "logging"),
 }
 # What the job takes from the endpoint's package: the store, the settings, what an ID is, how a command line behaves.
-SHARED = {"idsync.store", "idsync.ids", "idsync.config", "idsync.settings", "idsync.errors", "idsync.cli"}
+SHARED = {
+    *("idsync.store", "idsync.ids", "idsync.config", "idsync.settings", "idsync.errors", "idsync.cli"),
+    "idsync.charts",  # one look for the pages of both
+}
 
 
 def imports(path: Path) -> set[str]:

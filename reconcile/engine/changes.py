@@ -1,8 +1,9 @@
 """The join for feeds that send only what changed since the last delivered run.
 
 What was sent is a Parquet file of (customer_id, high, low, mark, traits, seen), one row for each customer and user. The
-user's UUID is in its two halves, or 0 in files keyed by customer ID; `mark` is a hash over both and all items that were
-sent, `traits` those in force, `seen` the last time that a record said so, in milliseconds.
+user's UUID is in its two halves, or 0 in files keyed by customer ID; the ID of another data source is in `other_id`, in
+place of them. `mark` is a hash over all of these and all items that were said, `traits` are those in force, `seen` is
+the last time that a record said so, in milliseconds.
 
 Nearly every record says what it said before, and the one question to ask of it is whether its mark is known: the marks
 are 8 bytes a row, so that the question costs little. (That a changed record is taken for unchanged has a chance of one
@@ -10,9 +11,8 @@ in 10^12 with ten million rows.) What is new goes out as the plain join renders 
 something was sent before is settled by `reconcile.changes`, user by user.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,23 +20,24 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from reconcile import changes, lines
+from reconcile import changes, conflicts, lines
 from reconcile.changes import User
-from reconcile.engine import sql
-from reconcile.engine.duckdb import BATCH_ROWS, MERGE_PART_ROWS, DuckEngine, Ints, Outcome, Reject, Sink, write_lines
+from reconcile.engine import queries, sql
+from reconcile.engine.duckdb import BATCH_ROWS, MERGE_PART_ROWS, DuckEngine
+from reconcile.engine.outcome import Ints, Outcome, Reject, Sink, write_lines
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 
-SENT_SCHEMA = pa.schema(
-    [
-        ("customer_id", pa.string()),
-        *((name, pa.uint64()) for name in ("high", "low", "mark")),
-        ("traits", pa.string()),
-        ("seen", pa.int64()),
-    ]
-)
+_UUID_FIELDS = [(name, pa.uint64()) for name in ("high", "low")]
+
+
+def sent_schema(plan: Plan) -> pa.Schema:
+    user = [("other_id", pa.string())] if plan.other else _UUID_FIELDS
+    fields = [("mark", pa.uint64()), ("traits", pa.string()), ("seen", pa.int64())]
+    return pa.schema([("customer_id", pa.string()), *user, *fields])
+
+
 VERSION = f"duckdb {duckdb.__version__}"  # another may hash in another way
-_KEY = "customer_id, high, low"
 _SAID, _BEFORE, _KEPT, _GONE = range(4)
 
 
@@ -45,33 +46,39 @@ class ChangesEngine(DuckEngine):
 
     def __init__(self, plan: Plan, scratch: Path, memory_limit: str) -> None:
         super().__init__(plan, scratch, memory_limit)
-        self._user = "high, low" if plan.by_uuid else "customer_id"
+        self._user, self._key = queries.user_columns(plan), queries.sent_key(plan)
+        self._schema = sent_schema(plan)
         self._con.register("outdated", pa.table({"seq": pa.array([], pa.int64())}))
-        self._refused: set[tuple[str, int, int]] = set()
+        self._refused: set[tuple[Any, ...]] = set()
 
     def load_sent(self, path: Path | None, now: int, *, oldest: int, marked: bool) -> int:
         """Take what was sent, from `oldest` (milliseconds) on; the number of rows. `marked`: the marks are ours."""
         self._now = now
         if path is None:
-            self._con.register("sent_file", SENT_SCHEMA.empty_table())
+            self._con.register("sent_file", self._schema.empty_table())
         else:
             self._rows(f"CREATE VIEW sent_file AS FROM read_parquet({sql.literal(str(path))})")
         mark = "mark" if marked else "NULL::UBIGINT AS mark"
-        self._rows(f"CREATE VIEW sent AS SELECT {_KEY}, {mark}, traits, seen FROM sent_file WHERE seen >= {oldest}")
-        self._rows(f"CREATE TABLE gone AS SELECT {_KEY}, traits, true AS told FROM sent LIMIT 0")
+        self._rows(
+            f"CREATE VIEW sent AS SELECT {self._key}, {mark}, traits, seen FROM sent_file WHERE seen >= {oldest}"
+        )
+        self._rows(f"CREATE TABLE gone AS SELECT {self._key}, traits, true AS told FROM sent LIMIT 0")
         return int(self._value("SELECT count(*) FROM sent"))
 
     def take_vanished(self, first: int) -> int:
         """Let go of customers without a record from number `first` on; the number of rows that go."""
         return self._take(f"customer_id NOT IN (SELECT id FROM records WHERE seq >= {first})", told=True)
 
-    def take_opted_out_sent(
-        self, dpid: int, customers: Collection[str], devices: Collection[str], *, told: bool
-    ) -> int:
-        """Let go of these customers and devices (tokens, see `store.optouts`), `told` with their traits taken away."""
+    def take_opted_out_sent(self, dpid: int, customers: Collection[str], users: Collection[str], *, told: bool) -> int:
+        """Let go of these customers and users (tokens, see `store.optouts`), `told` with their traits taken away.
+
+        Users are devices, or customers of the other data source, as the file has them.
+        """
         count = 0
-        for tokens, token in ((customers, sql.opt_out_token(dpid, "customer_id")), (devices, sql.OPT_OUT_OF_DEVICE)):
-            if tokens and (self._plan.by_uuid or tokens is customers):
+        other = self._plan.other
+        of_user = sql.opt_out_token(other.dpid, "other_id") if other else sql.OPT_OUT_OF_DEVICE
+        for tokens, token in ((customers, sql.opt_out_token(dpid, "customer_id")), (users, of_user)):
+            if tokens and (self._plan.by_uuid or other or tokens is customers):
                 self._con.register("tokens", pa.table({"token": pa.array(tokens, pa.string())}))
                 count += self._take(f"{token} IN (SELECT token FROM tokens)", told=told)
                 self._con.unregister("tokens")
@@ -107,7 +114,7 @@ class ChangesEngine(DuckEngine):
         staged = self.count()
         repeats = self._repeated("records", "id")
         self._con.register("repeated_ids", pa.table({"h": repeats}))
-        self._rows(f"CREATE TABLE said AS {sql.said(self._plan, repeats=bool(len(repeats)))}")
+        self._rows(f"CREATE TABLE said AS {queries.said(self._plan, repeats=bool(len(repeats)))}")
         figures = "count(*) FILTER (counted), count(*) FILTER (counted AND matched)"
         outcome.records, outcome.matched = self._rows(f"SELECT {figures} FROM said")[0]
         if outcome.records != staged:
@@ -120,24 +127,26 @@ class ChangesEngine(DuckEngine):
         self._mark_several()
         self._find_changed()
         self._count_records(outcome)
-        for batch in self._stream(sql.new_lines(self._plan, self._user)):
+        for batch in self._stream(queries.new_lines(self._plan)):
             outcome.lines += write_lines(batch, sink)
         self._weave(sink, outcome)
         return outcome
 
     def write_sent(self, metadata: Mapping[str, str], path: Path | None) -> int:
         """Write what is sent once this run is delivered, if to a path; the number of rows."""
-        self._con.register("refused", _table(self._refused, _KEY.split(", ")))
-        replaced = f"SELECT {_KEY} FROM before ANTI JOIN refused USING ({_KEY}) UNION ALL SELECT {_KEY} FROM gone"
+        names, user = self._key, self._user
+        refused = pa.schema([self._schema.field(name) for name in names.split(", ")])
+        self._con.register("refused", _table(self._refused, refused))
+        replaced = f"SELECT {names} FROM before ANTI JOIN refused USING ({names}) UNION ALL SELECT {names} FROM gone"
         self._rows(f"CREATE TABLE replaced AS {replaced}")
         query = (
-            f"SELECT {_KEY}, mark, traits, CASE WHEN mark IN (FROM touched) THEN {self._now} ELSE seen END AS seen"
-            f" FROM sent ANTI JOIN replaced USING ({_KEY})"
-            f" UNION ALL SELECT {_KEY}, mark, traits, {self._now} FROM changed ANTI JOIN woven USING ({self._user})"
+            f"SELECT {names}, mark, traits, CASE WHEN mark IN (FROM touched) THEN {self._now} ELSE seen END AS seen"
+            f" FROM sent ANTI JOIN replaced USING ({names})"
+            f" UNION ALL SELECT {names}, mark, traits, {self._now} FROM changed ANTI JOIN woven USING ({user})"
             " UNION ALL FROM woven_rows"
         )
-        kept = f"SELECT (SELECT count(*) FROM sent) - (SELECT count(*) FROM sent SEMI JOIN replaced USING ({_KEY}))"
-        new = f"SELECT count(*) FROM changed ANTI JOIN woven USING ({self._user})"
+        kept = f"SELECT (SELECT count(*) FROM sent) - (SELECT count(*) FROM sent SEMI JOIN replaced USING ({names}))"
+        new = f"SELECT count(*) FROM changed ANTI JOIN woven USING ({user})"
         expected = int(self._value(f"SELECT ({kept}) + ({new}) + (SELECT count(*) FROM woven_rows)"))
         if path is None:
             return expected
@@ -154,31 +163,32 @@ class ChangesEngine(DuckEngine):
     # --- within ----------------------------------------------------------------------------------------------------
 
     def _take(self, which: str, *, told: bool) -> int:
-        rows = f"SELECT {_KEY}, traits, {told} FROM sent WHERE {which}"
-        (count,) = self._rows(f"INSERT INTO gone FROM ({rows}) ANTI JOIN gone USING ({_KEY})")[0]
+        rows = f"SELECT {self._key}, traits, {told} FROM sent WHERE {which}"
+        (count,) = self._rows(f"INSERT INTO gone FROM ({rows}) ANTI JOIN gone USING ({self._key})")[0]
         return int(count)
 
     def _mark_several(self) -> None:
         """One mark for all records of a customer; string_agg does not spill, so a part of the customers at a time."""
         parts = int(self._value("SELECT count(*) FROM said WHERE due AND NOT single")) // MERGE_PART_ROWS + 1
-        self._rows(f"CREATE TABLE several AS {sql.several(self._plan, parts)}")
-        self._rows(f"CREATE TABLE marks AS {sql.SEVERAL_MARKS.replace('?', '0')}")
+        self._rows(f"CREATE TABLE several AS {queries.several(self._plan, parts)}")
+        marks = queries.marks_of_several(self._plan)
+        self._rows(f"CREATE TABLE marks AS {marks.replace('?', '0')}")
         for part in range(1, parts):
-            self._rows(f"INSERT INTO marks {sql.SEVERAL_MARKS.replace('?', str(part))}")
+            self._rows(f"INSERT INTO marks {marks.replace('?', str(part))}")
 
     def _find_changed(self) -> None:
         """The tables `changed`, `before` (what was sent for them), `touched` marks, `mute` records, `woven` users."""
         user = self._user
-        single = f"SELECT {_KEY}, seq, mark, traits, text FROM said WHERE due AND single AND NOT known"
-        several = f"SELECT {_KEY}, NULL, mark, '', '' FROM marks WHERE NOT known"
+        single = f"SELECT {self._key}, seq, mark, traits, text FROM said WHERE due AND single AND NOT known"
+        several = f"SELECT {self._key}, NULL, mark, '', '' FROM marks WHERE NOT known"
         self._rows(f"CREATE TABLE changed AS {single} UNION ALL {several}")
         marks = " UNION ALL ".join(f"SELECT mark FROM {table} WHERE known" for table in ("said", "marks"))
         self._rows(f"CREATE TABLE touched AS {marks}")
-        self._rows(f"CREATE TABLE before AS SELECT {_KEY}, traits FROM sent SEMI JOIN changed USING ({_KEY})")
+        self._rows(f"CREATE TABLE before AS SELECT {self._key}, traits FROM sent SEMI JOIN changed USING ({self._key})")
         # nothing to say now, and nothing said before
-        mute = f"SELECT {_KEY}, seq FROM changed ANTI JOIN before USING ({_KEY}) WHERE mark IS NULL"
+        mute = f"SELECT {self._key}, seq FROM changed ANTI JOIN before USING ({self._key}) WHERE mark IS NULL"
         self._rows(f"CREATE TABLE mute AS {mute}")
-        same = " AND ".join(f"changed.{name} = mute.{name}" for name in _KEY.split(", "))
+        same = " AND ".join(f"changed.{name} = mute.{name}" for name in self._key.split(", "))
         self._rows(f"DELETE FROM changed USING mute WHERE {same}")
         self._rows(
             f"CREATE TABLE woven AS SELECT {user} FROM before UNION SELECT {user} FROM gone"
@@ -195,24 +205,26 @@ class ChangesEngine(DuckEngine):
         outcome.unchanged = meant - int(self._value(f"SELECT count(*) FROM ({changed})")) - outcome.silent
 
     def _records_of(self, table: str) -> str:
-        several = f"SELECT seq FROM several SEMI JOIN {table} USING ({_KEY})"
+        several = f"SELECT seq FROM several SEMI JOIN {table} USING ({self._key})"
         return f"SELECT seq FROM {table} WHERE seq IS NOT NULL UNION {several}"
 
     def _weave(self, sink: Sink, outcome: Outcome) -> None:
         """What is to be sent to users of whom something is known already, a block of lines at a time."""
         self._rows("CREATE TABLE woven_rows AS FROM sent LIMIT 0")
         block: list[str] = []
-        kept: list[tuple[str, int, int, int, str, int]] = []
+        kept: list[tuple[Any, ...]] = []
         for user_id, rows in self._users():
             user, said = _gathered(rows)
-            items, traits = changes.news(user)
+            items, traits, dropped = changes.news(user, self._plan.policy)
             packed = lines.pack(user_id, items)
             if len(packed) > lines.MAX_LINES_PER_USER:
                 outcome.rejects += [Reject(row.seq, row.customer_id, "too-many-lines") for row in said]
-                self._refused |= {row[1:4] for row in said}
+                self._refused |= {(row.customer_id, *row.device) for row in said}
                 continue
-            marks = {row.customer_id: row for row in said if user.said[row.customer_id]}
-            kept += [(*row[1:4], row.mark, traits[name], self._now) for name, row in marks.items()]
+            if dropped:
+                outcome.drop(dropped, min((row.seq for row in said), default=0))
+            marks = {row.customer_id: row for row in said if row.mark is not None}
+            kept += [(name, *row.device, row.mark, traits[name], self._now) for name, row in marks.items()]
             block += packed
             if len(block) + len(kept) >= BATCH_ROWS:
                 outcome.lines += self._pass_on(block, kept, sink)
@@ -225,35 +237,37 @@ class ChangesEngine(DuckEngine):
             sink.write(memoryview("".join(block).encode()), len(block))
         if kept:
             with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
-                beside.register("kept", _table(kept, SENT_SCHEMA.names))
+                beside.register("kept", _table(kept, self._schema))
                 beside.execute("INSERT INTO woven_rows FROM kept")
         return len(block)
 
     def _users(self) -> Iterator[tuple[str, Iterator["_Row"]]]:
         """The rows of each user in `woven`, kind by kind, records in order."""
-        query = sql.rows_of_users(self._plan, self._user)
+        query = queries.rows_of_users(self._plan)
+        columns = self._key.count(",")  # of the device
         rows = (
-            _Row(*row)
+            _Row._make((*row[:2], row[2 : 2 + columns], *row[2 + columns :]))
             for batch in self._stream(query)
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
         )
-        if self._plan.by_uuid:
-            for (high, low), of_user in groupby(rows, itemgetter(2, 3)):
+        by_customer = self._user == "customer_id"
+        for user, of_user in groupby(rows, lambda row: row.customer_id if by_customer else row.device):
+            if self._plan.by_uuid:
+                high, low = user
                 yield f"{high:019}{low:019}", of_user
-        else:
-            yield from groupby(rows, itemgetter(1))
+            else:
+                yield user if by_customer else user[0], of_user
 
 
 class _Row(NamedTuple):
-    """As `sql.rows_of_users` gives them."""
+    """As `queries.rows_of_users` gives them; `device` is the key but for the customer."""
 
     kind: int
     customer_id: str
-    high: int
-    low: int
+    device: tuple[Any, ...]
     seq: int
-    mark: int
-    items: list[str]
+    mark: int | None
+    text: str
     traits: str
     told: bool
 
@@ -263,7 +277,7 @@ def _gathered(rows: Iterator[_Row]) -> tuple[User, list[_Row]]:
     user, said = User(), []
     for row in rows:
         if row.kind == _SAID:
-            user.said.setdefault(row.customer_id, []).extend(row.items)
+            user.said.append((row.customer_id, conflicts.split(row.text)))
             said.append(row)
         elif row.kind == _BEFORE:
             user.before |= changes.parse_traits(row.traits)
@@ -274,9 +288,6 @@ def _gathered(rows: Iterator[_Row]) -> tuple[User, list[_Row]]:
     return user, said
 
 
-def _table(rows: Collection[tuple[Any, ...]], names: Sequence[str]) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else [[] for _ in names]
-    fields = [SENT_SCHEMA.field(name) for name in names]
-    return pa.table(
-        [pa.array(list(column), field.type) for column, field in zip(columns, fields, strict=True)], pa.schema(fields)
-    )
+def _table(rows: Collection[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
+    return pa.table([pa.array(list(column), field.type) for column, field in zip(columns, schema, strict=True)], schema)

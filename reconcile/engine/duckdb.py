@@ -4,71 +4,35 @@ Lines are rendered inside the engine, each with its newline, so that the value b
 is the content of the file: from there to the compressor no row is touched in Python.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from idsync import ids
 from idsync.errors import IdsyncError
+from idsync.ids import IdRules
 from idsync.store.base import EXPORT_SCHEMA
-from reconcile import lines
-from reconcile.engine import sql
+from reconcile import conflicts, lines
+from reconcile.engine import queries, sql
+from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Sink, account
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 from reconcile.screen import doubtful_ids, text_buffer
 
+__all__ = ["BATCH_ROWS", "SAMPLES", "DuckEngine", "Guard", "Ints", "LeftOut", "Outcome", "Reject", "Sink"]
+
 BATCH_ROWS = 100_000
-SAMPLES = 3  # of the records with items left out
 HASH_SHARE_ROWS = 5_000_000
 MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at a time as surely fit
 
-Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A record left out: its sequence number in the run, its ID or what was made out of it, the reason."""
-
-    seq: int
-    customer_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Items of a column that can't be sent, left out of records that are: how many, and the first such records."""
-
-    column: str
-    reason: str
-    items: int
-    seqs: tuple[int, ...]
-
-
-class Sink(Protocol):
-    """Takes whole lines as bytes, with their number."""
-
-    def write(self, text: memoryview, count: int) -> None: ...
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of the staged records. `records` = `matched` + the unmatched; `silent` matched but had no items,
-    `unchanged` had all of theirs sent before.
-    """
-
-    records: int = 0
-    matched: int = 0
-    silent: int = 0
-    unchanged: int = 0
-    lines: int = 0
-    unmatched: list[Ints] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+_OF_USER = ("user_id", "first", "text")
 
 
 class DuckEngine:
@@ -113,7 +77,9 @@ class DuckEngine:
         judged = f"SELECT seq, id, {sql.value_fault(self._plan)} AS reason FROM records WHERE {ranges}"
         values = [Reject(*row) for row in self._rows(f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL")]
         self.drop(np.array([reject.seq for reject in values], dtype=np.int64))
-        return sorted(found + values, key=lambda reject: reject.seq)
+        large = list(self._too_large(ranges))
+        self.drop(np.array([reject.seq for reject in large], dtype=np.int64))
+        return sorted(found + values + large, key=lambda reject: reject.seq)
 
     def items_left_out(self, suspects: Sequence[tuple[int, int]]) -> list[LeftOut]:
         """What `render` will leave out, where the plan spares records; to be asked after `take_faults`."""
@@ -131,10 +97,13 @@ class DuckEngine:
 
     def take_opted_out(self, dpid: int, tokens: Collection[str]) -> Ints:
         """Remove the records of the customers with these tokens (see `idsync.store.optouts`); their numbers."""
+        return self._take_opted_out(dpid, tokens, "id")
+
+    def _take_opted_out(self, dpid: int, tokens: Collection[str], column: str) -> Ints:
         if not tokens:
             return np.empty(0, np.int64)
         self._con.register("opt_outs", pa.table({"token": pa.array(tokens, pa.string())}))
-        query = f"SELECT seq FROM records WHERE {sql.opt_out_token(dpid)} IN (SELECT token FROM opt_outs)"
+        query = f"SELECT seq FROM records WHERE {sql.opt_out_token(dpid, column)} IN (SELECT token FROM opt_outs)"
         found: Ints = self._con.sql(query).fetchnumpy()["seq"]
         self._con.unregister("opt_outs")
         self.drop(found)
@@ -166,21 +135,56 @@ class DuckEngine:
             (count,) = con.execute("SELECT count(*) FROM mappings").fetchall()[0]
         return int(count)
 
+    def load_others(self, batches: Iterator[pa.RecordBatch]) -> dict[str, int]:
+        """Take in the mappings of the plan's other data source, all of them, after `load_mappings`; how many can't be
+        sent, by reason.
+
+        The customers are then mapped to its IDs: of each device to the latest that can be sent.
+        """
+        faults: Counter[str] = Counter()
+        rules = self._plan.other.rules if self._plan.other else self._plan.id_rules
+        statement = (
+            "CREATE TABLE others AS SELECT high, low, max({'seen': last_seen, 'id': customer_id})['id'] AS other_id"
+            f" FROM (SELECT customer_id, last_seen, {sql.UUID_HALVES} FROM source)"
+            " SEMI JOIN mappings USING (high, low) GROUP BY high, low"
+        )
+        self._insert(statement, EXPORT_SCHEMA, (sendable(batch, rules, faults) for batch in batches))
+        with self._con.cursor() as con:  # records may come in at the same time
+            con.execute(f"CREATE TABLE reached AS {queries.reached(self._plan)}")
+            con.execute("DROP TABLE mappings; DROP TABLE others; ALTER TABLE reached RENAME TO mappings")
+        return dict(faults.most_common())
+
     def render(self, sink: Sink) -> Outcome:
         """Join, render, hand the lines to `sink`. Raises RunRefused if a record got lost on the way."""
         outcome = Outcome()
         staged = self.count()
         repeats = self._find_repeats()
-        for batch in self._stream(sql.lines_of(self._plan, repeats=repeats)):
-            _account(batch, sink, outcome)
+        merging = False
+        for batch in self._stream(queries.lines_of(self._plan, repeats=repeats)):
+            account(batch, sink, outcome)
+            merging = merging or bool(pc.any(batch.column("repeated")).as_py())
         if outcome.records != staged:
             raise RunRefused(
                 f"the join returned {outcome.records} of {staged} records",
                 mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
             )
-        if repeats:
-            self._merge(sink, outcome)
+        if merging:
+            self._merge(sink, outcome, repeats=repeats)
         return outcome
+
+    def ids_of(self, seqs: Ints, most: int) -> pa.Table:
+        """The customer IDs of these records, and on how many each stands: (id, records). Where there are many, those
+        with the lowest MD5: some two times `most`, always the same ones.
+        """
+        self._con.register("asked", pa.table({"seq": seqs}))
+        asked = "records SEMI JOIN asked USING (seq)"
+        count = int(self._value(f"SELECT approx_count_distinct(id) FROM {asked}"))
+        place = min((2**64 - 1) * 2 * most // max(count, 1), 2**64 - 1)
+        query = f"SELECT id, count(*) AS records FROM {asked} WHERE md5_number_lower(id) <= {place} GROUP BY id"
+        with _spill_errors():
+            found = self._con.sql(query).to_arrow_table()
+        self._con.unregister("asked")
+        return found
 
     def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None) -> int:
         """Write the latest record of each of these customers to a Parquet file, if one is named; the number of them.
@@ -213,11 +217,25 @@ class DuckEngine:
                 if reason := ids.customer_id_fault(customer_id, rules):
                     yield Reject(seq, customer_id, reason)
 
+    def _too_large(self, ranges: str) -> Iterator[Reject]:
+        """Records that need too many lines by themselves."""
+        if not self._plan.items:
+            return
+        user = "x" * sql.longest_user(self._plan)
+        for seq, customer_id, text in self._rows(f"{sql.long_records(self._plan)} AND ({ranges})"):
+            items, _ = conflicts.resolve(conflicts.split(text), self._plan.policy)
+            if len(lines.pack(user, items)) > lines.MAX_LINES_PER_USER:
+                yield Reject(seq, customer_id, "too-many-lines")
+
     def _find_repeats(self) -> bool:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
         hashes = {
             "repeated_ids": self._repeated("records", "id"),
-            "repeated_uuids": self._repeated("mappings", "high, low") if self._plan.by_uuid else np.empty(0, np.uint64),
+            "repeated_users": (
+                self._repeated("mappings", queries.user_columns(self._plan))
+                if self._plan.by_uuid or self._plan.other
+                else np.empty(0, np.uint64)
+            ),
         }
         for name, values in hashes.items():
             self._con.register(name, pa.table({"h": values}))
@@ -234,35 +252,39 @@ class DuckEngine:
             found.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
         return np.concatenate(found)
 
-    def _merge(self, sink: Sink, outcome: Outcome) -> None:
+    def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
         parts = outcome.records // MERGE_PART_ROWS + 1
-        self._con.execute(f"CREATE TABLE repeats AS {sql.repeated_records(self._plan, parts)}")
-        outcome.silent += int(self._value("SELECT count(DISTINCT seq) FROM repeats WHERE len(items) = 0"))
+        self._con.execute(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan, parts, repeats=repeats)}")
+        outcome.silent += int(self._value("SELECT count(DISTINCT seq) FROM repeats WHERE text = ''"))
         for part in range(parts):
-            for batch in self._stream(sql.MERGED_LINES.replace("?", str(part))):
-                column = batch.column("line")
-                lengths, text = text_buffer(column)
-                count = len(lengths)
-                if count and int(lengths.max()) > lines.MAX_LINE_BYTES:
-                    count, text = self._repack_merged(column.to_pylist(), outcome)
-                if count:
-                    sink.write(text, count)
-                outcome.lines += count
+            for batch in self._stream(queries.merged_lines(self._plan).replace("?", str(part))):
+                lengths, text = text_buffer(batch.column("line"))
+                if done := int(np.count_nonzero(lengths)):
+                    sink.write(text, done)
+                dropped = batch.column("dropped").to_numpy()
+                for at in np.flatnonzero(dropped):
+                    outcome.drop(int(dropped[at]), int(batch.column("first")[int(at)].as_py()))
+                packed = self._decide(batch.filter(pc.is_valid(batch.column("text"))), outcome)
+                if packed:
+                    sink.write(memoryview("".join(packed).encode()), len(packed))
+                outcome.lines += done + len(packed)
 
-    def _repack_merged(self, texts: list[str], outcome: Outcome) -> tuple[int, memoryview]:
-        pieces: list[str] = []
-        for text in texts:
-            packed = _packed(text)
-            if len(packed) <= lines.MAX_LINES_PER_USER:
-                pieces += packed
+    def _decide(self, users: pa.RecordBatch, outcome: Outcome) -> list[str]:
+        """The lines of users whose items may contradict each other, or need more than one line."""
+        found: list[str] = []
+        for user, first, text in zip(*(users.column(name).to_pylist() for name in _OF_USER), strict=True):
+            items, dropped = conflicts.resolve(conflicts.split(text), self._plan.policy)
+            packed = lines.pack(user, items)
+            if len(packed) > lines.MAX_LINES_PER_USER:
+                with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
+                    rows = beside.execute(queries.records_of_user(self._plan), [user]).fetchall()
+                outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in rows]
                 continue
-            with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
-                found = beside.execute(
-                    "SELECT DISTINCT seq, id FROM repeats WHERE user_id = ?", [text.partition("\t")[0]]
-                ).fetchall()
-            outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in found]
-        return len(pieces), memoryview("".join(pieces).encode())
+            found += packed
+            if dropped:
+                outcome.drop(dropped, first)
+        return found
 
     def _insert(self, statement: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         guard = Guard(batches)
@@ -289,6 +311,17 @@ class DuckEngine:
 
     def _value(self, query: str) -> Any:
         return self._rows(query)[0][0]
+
+
+def sendable(batch: pa.RecordBatch, rules: IdRules, faults: Counter[str]) -> pa.RecordBatch:
+    """The mappings whose customer ID keeps to the rules, which may have changed since it was stored."""
+    customers = batch.column("customer_id")
+    keep = np.ones(len(batch), bool)
+    for row in np.flatnonzero(doubtful_ids(customers, rules)):
+        if reason := ids.customer_id_fault(customers[int(row)].as_py(), rules):
+            keep[row] = False
+            faults[reason] += 1
+    return batch if keep.all() else batch.filter(pa.array(keep))
 
 
 class Guard:
@@ -318,42 +351,3 @@ def _spill_errors() -> Iterator[None]:
             f"the join ran out of memory or of room to spill: {str(error).splitlines()[0]}",
             mend="raise reconcile.memory_limit, or free disk under reconcile.state_dir, and run again",
         ) from None
-
-
-def _account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
-    matched = batch.column("matched").to_numpy(zero_copy_only=False)
-    counted = batch.column("counted").to_numpy(zero_copy_only=False)
-    outcome.records += int(np.count_nonzero(counted))
-    outcome.matched += int(np.count_nonzero(matched & counted))
-    if not matched.all():
-        outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
-    lengths, _ = text_buffer(batch.column("line"))
-    due = batch.column("sent").to_numpy(zero_copy_only=False)
-    outcome.silent += int(np.count_nonzero(counted & due & (lengths == 0)))
-    outcome.lines += write_lines(batch, sink)
-
-
-def write_lines(batch: pa.RecordBatch, sink: Sink) -> int:
-    """Hand the column `line`, with nulls where there is none, to the sink; how many lines that makes."""
-    lengths, text = text_buffer(batch.column("line"))
-    sent = int(np.count_nonzero(lengths))
-    if len(lengths) and int(lengths.max()) > lines.MAX_LINE_BYTES:
-        sent, text = _repack(batch, lengths)
-    if sent:
-        sink.write(text, sent)
-    return sent
-
-
-def _repack(batch: pa.RecordBatch, lengths: Ints) -> tuple[int, memoryview]:
-    """The batch's lines, each that is too long as several, and their number."""
-    short = pa.array(lengths <= lines.MAX_LINE_BYTES)
-    pieces = [text for text in batch.column("line").filter(short).to_pylist() if text]
-    for row in batch.filter(pa.array(lengths > lines.MAX_LINE_BYTES)).to_pylist():
-        pieces += _packed(row["line"])
-    return len(pieces), memoryview("".join(pieces).encode())
-
-
-def _packed(line: str) -> list[str]:
-    """A line as few that fit. No item is too long for one: such records have been rejected."""
-    user, _, rest = line.rstrip("\n").partition("\t")
-    return lines.pack(user, list(lines.split_items(rest)))

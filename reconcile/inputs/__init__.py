@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from isal import igzip, isal_zlib
 
@@ -73,12 +73,13 @@ class Position:
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """What a feed's pattern names at one moment. Passed over: `unfinished` files by their name, `unsettled` ones
-    because they were written to less than `settle_seconds` ago.
+    because they were written to less than `settle_seconds` ago, `older` ones on request.
     """
 
     sources: list[Input]
     unfinished: int = 0
     unsettled: int = 0
+    older: int = 0
 
 
 @contextmanager
@@ -90,8 +91,10 @@ def gather(
     *,
     known: Callable[[Iterable[str]], Collection[str]],
     memory: Path | None = None,
+    since: int = 0,
 ) -> Iterator[Gathered]:
-    """The inputs of a feed, sorted by name, in `now` (milliseconds).
+    """The inputs of a feed, sorted by name, in `now` (milliseconds). Those last written to before `since` are passed
+    over.
 
     `copies` is a folder of the run's own for what is brought from elsewhere; it goes at the end, and what a killed
     process left there goes first. `known` tells which content, by its SHA-256, needs no copy, and `memory` is a file
@@ -100,34 +103,43 @@ def gather(
     _clear(copies)
     try:
         if feed.inputs.startswith(SCHEME):
-            yield _from_bucket(feed, copies, meter, known, Memory(memory))
+            yield _from_bucket(feed, copies, meter, known=known, memory=Memory(memory), since=since)
         else:
-            yield _from_folder(feed, now, meter)
+            yield _from_folder(feed, now, meter, since)
     finally:
         _clear(copies)
 
 
-def _from_folder(feed: Feed, now: int, meter: Meter) -> Gathered:
+def _from_folder(feed: Feed, now: int, meter: Meter, since: int) -> Gathered:
     matches = _matches(feed.inputs)
     finished = [path for path in matches if not is_unfinished(path.name)]
     settled = [path for path in finished if _is_settled(path, feed.settle_seconds, now)]
-    step = meter.step("looking at inputs", len(settled))
+    wanted = [path for path in settled if not since or path.stat().st_mtime_ns >= since * 1_000_000]
+    step = meter.step("looking at inputs", len(wanted))
     layout = layout_of(feed)
-    sources = [replace(source, layout=layout) for source in _counted(map(fingerprint, settled), step)]
-    return Gathered(sources, len(matches) - len(finished), len(finished) - len(settled))
+    sources = [replace(source, layout=layout) for source in _counted(map(fingerprint, wanted), step)]
+    passed_over = (len(matches) - len(finished), len(finished) - len(settled), len(settled) - len(wanted))
+    return Gathered(sources, *passed_over)
 
 
 def _from_bucket(
-    feed: Feed, copies: Path, meter: Meter, known: Callable[[Iterable[str]], Collection[str]], memory: Memory
+    feed: Feed,
+    copies: Path,
+    meter: Meter,
+    *,
+    known: Callable[[Iterable[str]], Collection[str]],
+    memory: Memory,
+    since: int,
 ) -> Gathered:
     bucket, layout = Bucket(feed), layout_of(feed)
     listed = bucket.objects()
     finished = [entry for entry in listed if not is_unfinished(entry.key.rpartition("/")[2])]
     remembered = {entry: sha256 for entry in finished if (sha256 := memory.sha256(entry))}
     needless = known(remembered.values())
-    step = meter.step("fetching inputs", len(finished))
+    wanted = [entry for entry in finished if not since or entry.modified_ms >= since]
+    step = meter.step("fetching inputs", len(wanted))
     sources: dict[RemoteObject, Input] = {}
-    for number, entry in enumerate(_counted(finished, step)):
+    for number, entry in enumerate(_counted(wanted, step)):
         # under its own name, which tells the format
         path = copies / str(number) / entry.key.rpartition("/")[2]
         if remembered.get(entry) in needless:
@@ -136,8 +148,26 @@ def _from_bucket(
         path.parent.mkdir(parents=True)
         sha256 = bucket.copy(entry, path)
         sources[entry] = Input(path, sha256, _state(path.stat()), layout, entry.url)
-    memory.keep({entry: source.sha256 for entry, source in sources.items()})
-    return Gathered(list(sources.values()), len(listed) - len(finished))
+    memory.keep(remembered | {entry: source.sha256 for entry, source in sources.items()})
+    return Gathered(list(sources.values()), len(listed) - len(finished), older=len(finished) - len(wanted))
+
+
+class Listed(NamedTuple):
+    """A file or object as a listing tells of it: when it was last written to, in milliseconds, and its bytes."""
+
+    name: str
+    modified_at: int
+    size: int
+
+
+def listed(feed: Feed) -> list[Listed]:
+    """What a feed's pattern names, unfinished files left out; nothing is read. Raises what `gather` raises."""
+    if feed.inputs.startswith(SCHEME):
+        entries = [Listed(entry.url, entry.modified_ms, entry.size) for entry in Bucket(feed).objects()]
+    else:
+        found = [(path, path.stat()) for path in _matches(feed.inputs)]
+        entries = [Listed(str(path), state.st_mtime_ns // 1_000_000, state.st_size) for path, state in found]
+    return [entry for entry in entries if not is_unfinished(entry.name.rpartition("/")[2])]
 
 
 def is_unfinished(name: str) -> bool:

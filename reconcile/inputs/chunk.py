@@ -25,6 +25,17 @@ class Chunk:
     bad: list[BadRecord] = field(default_factory=list)
 
 
+def first(chunk: Chunk, count: int) -> Chunk:
+    """The first `count` records of a chunk, those that can't be read included."""
+    bad = [record.ordinal for record in chunk.bad]
+    if len(chunk.ordinals) + len(bad) <= count:
+        return chunk
+    end = np.sort(np.concatenate([chunk.ordinals, np.array(bad, dtype=np.int64)]))[count]
+    keep = int(np.searchsorted(chunk.ordinals, end))
+    columns = [column.slice(0, keep) for column in chunk.columns]
+    return Chunk(chunk.ordinals[:keep], columns, [record for record in chunk.bad if record.ordinal < end])
+
+
 def as_text(ordinals: "np.ndarray[tuple[int], np.dtype[np.int64]]", columns: Sequence[pa.Array]) -> Chunk:
     """A chunk out of binary columns; rows that are not UTF-8 become bad records."""
     try:

@@ -54,4 +54,6 @@ class Layout:
 
 def layout_of(feed: Feed) -> Layout:
     asked = (feed.id_column, *feed.signals, *feed.trait_columns, *(rule.column for rule in feed.rules))
+    if feed.email_column:
+        asked = (*asked, feed.email_column)
     return Layout(feed.delimiter, feed.quote, feed.encoding, dict(feed.columns), tuple(dict.fromkeys(asked)))

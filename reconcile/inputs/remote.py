@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
 from botocore.config import Config
@@ -26,7 +27,6 @@ from botocore.exceptions import (
 )
 
 from idsync.errors import ConfigError, IdsyncError
-from idsync.settings import Feed
 from reconcile import durable
 from reconcile.errors import InputChanging, InputUnavailable
 
@@ -61,13 +61,31 @@ class RemoteObject:
     size: int
     modified: str
 
+    @property
+    def modified_ms(self) -> int:
+        """In milliseconds since the epoch."""
+        return int(datetime.fromisoformat(self.modified).timestamp() * 1000)
+
+
+class Place(Protocol):
+    """As the settings of a feed name it: `s3://bucket/pattern`, server and region where they are not the AWS tools'."""
+
+    @property
+    def inputs(self) -> str: ...
+
+    @property
+    def inputs_endpoint_url(self) -> str | None: ...
+
+    @property
+    def inputs_region(self) -> str | None: ...
+
 
 class Bucket:
-    """The objects that a feed's pattern names. Raises ConfigError, or InputUnavailable for what may pass."""
+    """The objects that a pattern names. Raises ConfigError, or InputUnavailable for what may pass."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._bucket, _, self._pattern = feed.inputs.removeprefix(SCHEME).partition("/")
-        self._feed = feed
+    def __init__(self, place: Place) -> None:
+        self._bucket, _, self._pattern = place.inputs.removeprefix(SCHEME).partition("/")
+        self._place = place
         self._made: S3Client | None = None
 
     def objects(self) -> list[RemoteObject]:
@@ -75,7 +93,7 @@ class Bucket:
         magic = _MAGIC.search(self._pattern)
         prefix = self._pattern[: magic.start()] if magic else self._pattern
         found = []
-        with self._telling(self._feed.inputs):
+        with self._telling(self._place.inputs):
             pages = self._client().get_paginator("list_objects_v2")
             sizes: PaginatorConfigTypeDef = {"PageSize": PAGE_KEYS}
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix, PaginationConfig=sizes):
@@ -121,8 +139,8 @@ class Bucket:
         if self._made is None:
             self._made = boto3.session.Session().client(
                 "s3",
-                endpoint_url=self._feed.inputs_endpoint_url,
-                region_name=self._feed.inputs_region,
+                endpoint_url=self._place.inputs_endpoint_url,
+                region_name=self._place.inputs_region,
                 config=Config(
                     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
                     connect_timeout=10,

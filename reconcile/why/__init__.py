@@ -10,7 +10,8 @@ data source, or were matched until their mapping expired.
     search     the look into the store
 """
 
-from reconcile.why.diagnosis import Diagnosis, Finding, Pair, explain
-from reconcile.why.search import SAMPLE_IDS, Undiagnosed, diagnose
+from reconcile.errors import Undiagnosed
+from reconcile.why.diagnosis import Diagnosis, Finding, Pair, explain, mask
+from reconcile.why.search import SAMPLE_IDS, diagnose
 
-__all__ = ["SAMPLE_IDS", "Diagnosis", "Finding", "Pair", "Undiagnosed", "diagnose", "explain"]
+__all__ = ["SAMPLE_IDS", "Diagnosis", "Finding", "Pair", "Undiagnosed", "diagnose", "explain", "mask"]

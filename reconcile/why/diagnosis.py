@@ -4,8 +4,8 @@ IDs leave here masked unless the caller asks for them: reports are kept, sent on
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from reconcile.why.affixes import Affix
@@ -108,6 +108,16 @@ class Diagnosis:
     @property
     def sampled(self) -> bool:
         return self.examined < self.unmatched
+
+    def keeping(self, wanted: Callable[[Pair, str | None], bool]) -> "Diagnosis":
+        """The same with only those samples that are wanted; each is asked for with the data source of its mapping,
+        None for the record's own. Where one may not be shown, the affix of its finding is not taken from it: it is
+        shown for many IDs alone."""
+        kept = [
+            replace(finding, samples=tuple(pair for pair in finding.samples if wanted(pair, finding.data_source)))
+            for finding in self.findings
+        ]
+        return replace(self, findings=tuple(kept))
 
     def as_dict(self, *, reveal: bool = False) -> dict[str, Any]:
         """For JSON. Without `reveal`, IDs are masked."""
@@ -257,6 +267,12 @@ def _listed(names: Iterable[str]) -> str:
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def mask(text: str) -> str:
+    """The shape of an ID only: `Us••-00••`."""
+    return _masked(text)
+
 
 _RUN = re.compile(r"[^\W_]+|[\W_]", re.UNICODE)
 

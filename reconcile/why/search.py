@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idsync.errors import IdsyncError
 from idsync.settings import DataSource, Settings
 from idsync.store import DAY
+from reconcile.errors import Undiagnosed
 from reconcile.why import affixes
 from reconcile.why.affixes import Affix
 from reconcile.why.diagnosis import (
@@ -42,12 +43,6 @@ _AFFIX_RECORDS, _AFFIX_MAPPINGS = 1_000, 20_000  # IDs among which affixes are l
 _CHUNK = 200_000
 
 
-class Undiagnosed(IdsyncError):
-    """The search ran out of memory or of room to spill. The run itself is not concerned."""
-
-    exit_status = 1
-
-
 class Exporter(Protocol):
     """What is needed of a `MappingStore`."""
 
@@ -68,15 +63,18 @@ def diagnose(
     matched_before: Iterable[pa.RecordBatch] = (),
     samples: int = 5,
     sample_ids: int = SAMPLE_IDS,
+    total: int | None = None,
 ) -> Diagnosis:
-    """Explain the records whose customer IDs are the first column of `unmatched`: strings without nulls, one a record.
+    """Explain the records whose customer IDs are the first column of `unmatched`: strings without nulls, one a record,
+    or as many records as a column `records` says. `total` records are there in all, if these are a sample already.
 
     `now` in milliseconds. `matched_before` has in its first column the customer IDs that earlier runs matched, in any
     order, repeats allowed. `scratch` must exist and be private to the run: what goes beyond `memory_limit` is spilled
     there. Of each finding `samples` pairs of IDs are kept. Raises StoreUnavailable and its kin, and Undiagnosed.
     """
     with _Tables(scratch, memory_limit) as tables, _spill_errors():
-        total, drawn = tables.draw(unmatched, sample_ids)
+        given, drawn = tables.draw(unmatched, sample_ids)
+        total = given if total is None else total
         search = _Search(store, drawn, samples)
         search.look_up(source.dpid, now - settings.store.mapping_ttl_days * DAY)
         search.look_among(matched_before)
@@ -254,10 +252,12 @@ class _Tables:
         total = rows = 0
         limit = 2**64 - 1
         for batch in batches:
-            total += len(batch)
-            self._con.register("batch", pa.table({"id": batch.column(0)}))
+            counted = "records" in batch.schema.names
+            records = batch.column("records") if counted else pa.array(np.ones(len(batch), np.int64))
+            total += int(pc.sum(records).as_py() or 0)
+            self._con.register("batch", pa.table({"id": batch.column(0), "records": records}))
             self._con.execute(
-                "INSERT INTO drawn SELECT id, md5_number_lower(id) AS place, count(*) FROM batch"
+                "INSERT INTO drawn SELECT id, md5_number_lower(id) AS place, sum(records)::BIGINT FROM batch"
                 " WHERE place <= ? GROUP BY ALL",
                 [limit],
             )

@@ -81,7 +81,7 @@ def test_all_faults_are_told_at_once() -> None:
         'destinations[2].name = "local": the same as in destinations[0]',
         'feeds[0].data_source = "crmm": no such data source; did you mean "crm"?',
         'feeds[0].destination = "nowhere": no such destination; known here: aam-1, local',
-        'feeds[0].user_id = "idfa": must be "uuid" or "customer-id" in this version',
+        'feeds[0].user_id = "idfa": no such data source; known here: crm, customer-id, uuid',
         'partner: missing; destinations[1] of kind "s3" puts it in front of every key',
         'destinations[1].bucket: missing; give it, or environment = "production" or "beta"',
     ]
@@ -141,7 +141,10 @@ def test_a_data_source_says_what_its_ids_must_be_like() -> None:
     assert reasons == ["id-sentinel", "id-macro", "id-email", "id-national-id"]
     assert ids.customer_id_fault("4711", source.id_rules) == "id-not-hashed-email"
     assert ids.customer_id_fault("536-90-4399", source.id_rules) == "id-national-id"
-    (source,) = parse(GOOD.replace("dpid = 12345", "dpid = 20915")).data_sources
+    of_devices = GOOD.replace("dpid = 12345", "dpid = 20915").replace(
+        "id_column", 'user_id = "customer-id"\ntarget = 21\nid_column'
+    )
+    (source,) = parse(of_devices).data_sources
     assert ids.customer_id_fault("4711", source.id_rules) == ids.DEVICE_ID_SHAPE
 
 

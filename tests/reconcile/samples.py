@@ -120,8 +120,8 @@ class World:
             csv.writer(file).writerows([header, *rows])
         return path
 
-    def run(self, *, dry_run: bool = False) -> Summary:
-        self.last = run(self.settings, "daily", dry_run=dry_run, meter=Meter(), now=lambda: self.now)
+    def run(self, *, dry_run: bool = False, hold: bool = False) -> Summary:
+        self.last = run(self.settings, "daily", dry_run=dry_run, hold=hold, meter=Meter(), now=lambda: self.now)
         return self.last
 
     def lines(self) -> list[str]:

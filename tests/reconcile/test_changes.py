@@ -415,9 +415,13 @@ def test_a_long_line_is_split(tmp_path: Path) -> None:
 
 def test_news_of_one_user() -> None:
     user = changes.User(
-        {"a": ["d_sid=1", "d_unsid=2", "d_unsid=3"], "b": ["d_sid=2", "d_sid=01", "d_sid=1"]}, {1, 3, 4}, {5}, {5, 6}
+        [("a", ["d_sid=1", "d_unsid=2", "d_unsid=3"]), ("b", ["d_sid=2", "d_sid=01", "d_sid=1"])],
+        {1, 3, 4},
+        {5},
+        {5, 6},
     )
-    items, traits = changes.news(user)
+    items, traits, dropped = changes.news(user)
+    assert dropped == 1
     assert items == ["d_sid=1", "d_unsid=3", "d_sid=2", "d_sid=01", "d_unsid=4", "d_unsid=6"]
     assert traits == {"a": "1", "b": "2,1"}
 

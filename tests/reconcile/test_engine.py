@@ -15,7 +15,9 @@ from idsync import ids
 from idsync.settings import DataSource, Feed
 from idsync.store.base import EXPORT_SCHEMA
 from reconcile import lines
-from reconcile.engine import sql
+from reconcile.conflicts import Policy
+from reconcile.engine import queries, sql
+from reconcile.engine.changes import ChangesEngine
 from reconcile.engine.duckdb import DuckEngine, Outcome
 from reconcile.errors import RunRefused
 from reconcile.feed import OneOf, Plan, RuleItem, SignalItem, TraitsItem
@@ -23,6 +25,7 @@ from reconcile.feed import plan as plan_of
 from reconcile.lines import Line, Signal, Trait
 from reconcile.screen import doubtful_ids, is_clean
 from tests.idsync.ids_of_all_kinds import any_id
+from tests.reconcile.definitions import settled
 
 ITEMS = (SignalItem(0, "tier"), TraitsItem(1, True), RuleItem(0, OneOf(("gold",)), 7, removes=True))
 Record = tuple[str, str, str]
@@ -41,20 +44,22 @@ class Kept:
         self.count += count
 
 
-def plan(*, by_uuid: bool = True, every_device: bool = False, emit: bool = False) -> Plan:
-    return Plan("id", ("tier", "traits"), ITEMS, by_uuid, by_uuid and every_device, emit)
+def plan(*, by_uuid: bool = True, every_device: bool = False, emit: bool = False, policy: Policy = "all") -> Plan:
+    return Plan("id", ("tier", "traits"), ITEMS, by_uuid, by_uuid and every_device, emit, policy=policy)
 
 
 def run(
-    folder: Path, asked: Plan, records: Sequence[Record], mappings: Sequence[Mapping]
+    folder: Path, asked: Plan, records: Sequence[Record], mappings: Sequence[Mapping], *, changes: bool = False
 ) -> tuple[list[str], Outcome, list[str]]:
-    """The lines, what became of the records, and the reasons of those rejected."""
-    with DuckEngine(asked, folder, "500MB") as engine:
+    """The lines, what became of the records, and the reasons of those rejected. `changes`: nothing was sent before."""
+    with (ChangesEngine if changes else DuckEngine)(asked, folder, "500MB") as engine:
         columns = [pa.array(list(column), pa.string()) for column in zip(*records, strict=True)] or [
             pa.array([], pa.string())
         ] * 3
         seqs = pa.array(range(len(records)), pa.int64())
         engine.stage(iter([pa.RecordBatch.from_arrays([seqs, *columns], schema=engine.schema)]))
+        if isinstance(engine, ChangesEngine):
+            engine.load_sent(None, 0, oldest=0, marked=True)
         rejected = engine.take_faults([(0, len(records))])
         engine.load_mappings(_exported(mappings, latest_only=not asked.every_device))
         sink = Kept()
@@ -87,7 +92,7 @@ def expected(
 ) -> tuple[dict[str, list[lines.Item]], int, int]:
     """The items of each user in order, each once; how many records match; how many have nothing to send."""
     devices = _devices(mappings)
-    said: dict[str, dict[lines.Item, None]] = defaultdict(dict)
+    said: dict[str, list[lines.Item]] = defaultdict(list)
     matched = silent = 0
     for customer, tier, traits in records:
         known = [uuid for uuid, _ in devices.get(customer, [])]
@@ -102,12 +107,13 @@ def expected(
         )
         silent += not found and bool(users)
         for user in users:
-            said[user] |= dict.fromkeys(found)
-    return {user: list(found) for user, found in said.items() if found}, matched, silent
+            said[user] += found
+    return {user: settled(found, asked.policy) for user, found in said.items() if found}, matched, silent
 
 
+uuids_ = [str(number).zfill(38) for number in range(3)]
 customers = st.sampled_from(["a", "A", "07", "7", "é"])
-uuids = st.sampled_from([str(number).zfill(38) for number in range(3)])
+uuids = st.sampled_from(uuids_)
 records_ = st.lists(
     st.tuples(customers, st.sampled_from(["", "gold", "x,y"]), st.sampled_from(["", "24", "24,25", " 24 |7", "1;2"])),
     max_size=12,
@@ -116,12 +122,27 @@ mappings_ = st.lists(st.tuples(customers, uuids, st.integers(1, 4)), max_size=8)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-@given(records_, mappings_, st.booleans(), st.booleans(), st.booleans())
+@given(
+    records_,
+    mappings_,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["all", "last", "first"]),
+    st.booleans(),
+)
 def test_lines_and_figures_are_those_of_the_definition(
-    tmp_path: Path, records: list[Record], mappings: list[Mapping], by_uuid: bool, every_device: bool, emit: bool
+    tmp_path: Path,
+    records: list[Record],
+    mappings: list[Mapping],
+    by_uuid: bool,
+    every_device: bool,
+    emit: bool,
+    policy: Policy,
+    changes: bool,
 ) -> None:
-    asked = plan(by_uuid=by_uuid, every_device=every_device, emit=emit and not by_uuid)
-    texts, outcome, rejected = run(tmp_path, asked, records, mappings)
+    asked = plan(by_uuid=by_uuid, every_device=every_device, emit=emit and not by_uuid, policy=policy)
+    texts, outcome, rejected = run(tmp_path, asked, records, mappings, changes=changes)
     said, matched, silent = expected(asked, records, mappings)
     got = [lines.parse(text) for text in texts]
     assert rejected == []
@@ -130,13 +151,16 @@ def test_lines_and_figures_are_those_of_the_definition(
         content = [Trait(item.trait, item.remove) if isinstance(item, Trait) else item for item in line.items]
         assert list(dict.fromkeys(content)) == said[line.user]
         assert lines.render(Line(line.user, line.items)) in texts
-    assert (outcome.records, outcome.matched, outcome.silent) == (len(records), matched, silent)
+    assert (outcome.records, outcome.matched) == (len(records), matched)
+    assert changes or outcome.silent == silent
     assert sum(map(len, outcome.unmatched)) == len(records) - matched
 
 
 def test_a_join_that_loses_a_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = sql.lines_of
-    monkeypatch.setattr(sql, "lines_of", lambda *arguments, **options: f"{whole(*arguments, **options)} WHERE seq <> 1")
+    whole = queries.lines_of
+    monkeypatch.setattr(
+        queries, "lines_of", lambda *arguments, **options: f"{whole(*arguments, **options)} WHERE seq <> 1"
+    )
     with pytest.raises(RunRefused, match="returned 2 of 3 records"):
         run(tmp_path, plan(), [("a", "gold", "")] * 3, [])
 
@@ -235,6 +259,18 @@ def test_trait_columns_hold_lists_of_numbers(tmp_path: Path, text: str, fine: bo
     _, outcome, rejected = run(tmp_path, plan(), [("a", "", text)], [])
     assert rejected == ([] if fine else ["trait-not-a-number"])
     assert outcome.records == int(fine)
+
+
+@pytest.mark.parametrize(("lines_needed", "fits"), [(200, True), (201, False)])
+def test_a_record_that_needs_too_many_lines_by_itself_is_rejected(
+    tmp_path: Path, lines_needed: int, fits: bool
+) -> None:
+    first = 10 ** (lines.MAX_TRAIT_DIGITS - 1)
+    on_a_line = (lines.MAX_LINE_BYTES - ids.UUID_DIGITS - 1) // len(f"d_sid={first},")
+    traits = ",".join(str(first + number) for number in range(on_a_line * (lines_needed - 1) + 1))
+    texts, _, rejected = run(tmp_path, plan(), [("a", "gold", traits), ("b", "", "")], [("a", uuids_[0], 1)])
+    assert rejected == ([] if fits else ["too-many-lines"])
+    assert len(texts) == (lines_needed if fits else 0)
 
 
 def test_column_names_never_become_sql(tmp_path: Path) -> None:

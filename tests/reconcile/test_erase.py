@@ -165,17 +165,17 @@ def test_frozen_files_that_may_have_been_offered_wait(world: World, monkeypatch:
     world.put("a.csv", [("early", "f", "", "")])
     world.run()
     world.sync(("early", uuid(3)))
-    world.put("b.csv", [(GONE, "f", "", ""), ("c1", "f", "", ""), ("late", "f", "", ""), ("late:", "f", "", "")])
+    world.put("b.csv", [(GONE, "f", "", ""), ("c1", "f", "", ""), ("late-1", "f", "", ""), ("late-1:", "f", "", "")])
     with monkeypatch.context() as patch:
         patch.setattr("reconcile.delivery.directory.DirectoryDelivery.deliver", die)
         with pytest.raises(Killed):
             world.run()
     (path,) = world.state.glob("runs/*/files/*")
     data = path.read_bytes()
-    account = erase(world, *LINES, named("late"), named("late:"))
+    account = erase(world, *LINES, named("late-1"), named("late-1:"))
     assert account["waiting"] == {"lines": 1, "files": [str(path)]}
     assert (account["held"]["records"], account["rejects"]["records"]) == (1, 1)
-    assert holding(world, "late") == set()
+    assert holding(world, "late-1") == set()
     summary = world.run()
     assert (len(summary.settled), summary.status) == (1, "nothing-to-do")
     assert [path.read_bytes() for path in world.delivered.iterdir()] == [data]

@@ -23,7 +23,7 @@ from tests.reconcile.samples import SIGNALS, World, figures, uuid
 from tests.reconcile.test_engine import plan
 
 COUNTS = ("read", "matched", "unmatched", "rejected", "lines")
-ROWS = [("c1", "f", "gold", "24"), ("gone", "m", "", ""), ("late", "f", "", "")]
+ROWS = [("c1", "f", "gold", "24"), ("gone", "m", "", ""), ("late-1", "f", "", "")]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def leave(world: World, text: bytes) -> list[str]:
 
 @pytest.mark.parametrize("matched_before", [True, False])
 def test_an_opted_out_customer_is_left_out_and_nothing_is_kept(world: World, *, matched_before: bool) -> None:
-    world.opt_out("gone" if matched_before else "late")
+    world.opt_out("gone" if matched_before else "late-1")
     path = world.put("a.csv", ROWS)
     summary = world.run()
     assert figures(summary, *COUNTS) == ((3, 1, 1, 1, 1) if matched_before else (3, 2, 0, 1, 2))
@@ -49,7 +49,7 @@ def test_an_opted_out_customer_is_left_out_and_nothing_is_kept(world: World, *, 
     line = "3" if matched_before else "4"
     assert (row["input"], row["line"], row["customer_id"], row["reason"]) == (str(path), line, "", "opted-out")
     assert row["explanation"]
-    assert leave(world, b"gone" if matched_before else b"late") == []
+    assert leave(world, b"gone" if matched_before else b"late-1") == []
 
 
 def test_opt_outs_do_not_count_for_max_rejected(tmp_path: Path) -> None:
@@ -69,26 +69,26 @@ def test_whatever_the_feed_does_with_the_unmatched(tmp_path: Path, user_id: str,
         unmatched = "hold"
     world = World(tmp_path, SIGNALS + f'user_id = "{user_id}"\nunmatched = "{unmatched}"\n')
     world.sync(("c1", uuid(1)), ("gone", uuid(2)))
-    world.opt_out("gone", "late")
+    world.opt_out("gone", "late-1")
     world.put("a.csv", ROWS)
     assert figures(world.run(dry_run=True), *COUNTS) == (3, 1, 0, 2, 1)
     summary = world.run()
     assert figures(summary, *COUNTS, "held") == (3, 1, 0, 2, 1, 0)
     user = uuid(1) if user_id == "uuid" else "c1"
     assert world.lines() == [f'{user}\t"gender"="f","tier"="gold",d_sid=24\n']
-    assert leave(world, b"gone") == leave(world, b"late") == []
+    assert leave(world, b"gone") == leave(world, b"late-1") == []
 
 
 def test_a_held_record_goes_once_its_customer_opts_out(world: World) -> None:
     world.put("a.csv", ROWS)
     world.opt_out("gone")
     assert world.run().held == 1
-    world.opt_out("late")
+    world.opt_out("late-1")
     summary = world.run()
     assert figures(summary, *COUNTS, "from_hold", "held") == (1, 0, 0, 1, 0, 1, 0)
     assert summary.status == "delivered"
     assert world.rejects()[-1]["customer_id"] == ""
-    assert leave(world, b"late") == []
+    assert leave(world, b"late-1") == []
     assert world.run().status == "nothing-to-do"
 
 
@@ -196,7 +196,7 @@ def test_an_opt_out_that_comes_late_from_a_spool_counts_as_well(world: World) ->
 
 
 def test_without_a_new_opt_out_it_goes_out_as_it_is(world: World) -> None:
-    world.opt_out("late")
+    world.opt_out("late-1")
     earlier = frozen_but_not_offered(world)
     summary = world.run()
     assert (summary.withdrawn, summary.settled) == ([], [earlier])
@@ -215,14 +215,14 @@ def test_what_may_have_been_offered_goes_out_as_it_is(world: World, monkeypatch:
 
 def test_a_run_without_files_that_was_recorded_is_not_withdrawn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its inputs are known by now, and will not be read again: what it holds would be lost."""
-    world.put("a.csv", [("late", "f", "", "")])
+    world.put("a.csv", [("late-1", "f", "", "")])
     with monkeypatch.context() as patch:
         patch.setattr("reconcile.durable.move", killed_at_held(durable.move))
         with pytest.raises(Killed):
             world.run()
     world.opt_out("gone")
     assert len(world.run().settled) == 1
-    world.sync(("late", uuid(3)))
+    world.sync(("late-1", uuid(3)))
     assert world.run().matched == 1
 
 
@@ -274,7 +274,7 @@ def test_an_opt_out_is_read_before_the_join(world: World, monkeypatch: pytest.Mo
     assert figures(world.run(), *COUNTS) == (3, 1, 1, 1, 1)
 
 
-def test_a_refused_run_keeps_nothing_but_its_rejects(world: World) -> None:
+def test_a_refused_run_keeps_nothing_but_its_rejects_and_report(world: World) -> None:
     world.put("a.csv", [("c1", "f", "", ""), ("", "f", "", "")])
     with pytest.raises(RunRefused):
         world.run()
@@ -284,6 +284,8 @@ def test_a_refused_run_keeps_nothing_but_its_rejects(world: World) -> None:
         "opt-outs.sha256",
         "plan.json",
         "rejects.csv.gz",
+        "report.html",
+        "report.json",
     ]
 
 

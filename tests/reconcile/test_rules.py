@@ -19,6 +19,7 @@ from reconcile.engine.changes import ChangesEngine
 from reconcile.engine.duckdb import DuckEngine
 from reconcile.feed import plan
 from reconcile.lines import Item, Signal, Trait, TraitCode
+from tests.reconcile.definitions import settled
 from tests.reconcile.samples import NOW, World, figures, uuid
 from tests.reconcile.test_engine import Kept
 
@@ -196,18 +197,19 @@ rules_ = st.one_of(
         optional={"otherwise": st.sampled_from(["nothing", "remove"])},
     ),
     st.fixed_dictionaries({"column": st.just("tier"), "ic": st.sampled_from(["it's", "x"])}),
-).flatmap(lambda rule: st.sampled_from([rule | test for test, *_ in TESTS]))
+).flatmap(lambda rule: st.sampled_from([{**rule, **test} for test, *_ in TESTS]))
 feeds = st.fixed_dictionaries(
     {
-        "signals": st.sampled_from([[], ["tier"]]),
+        "signals": st.sampled_from([[], ["tier"], ["tier", "traits"]]),
         "trait_columns": st.sampled_from([[], ["traits"]]),
         "rules": st.lists(rules_, max_size=3),
-        "constants": st.sampled_from([{}, {"source": "it's, crm"}]),
+        "constants": st.sampled_from([{}, {"source": "it's, crm"}, {"LOYALTY, tier": "x", "b": "1", "B": "2"}]),
         "constant_traits": st.sampled_from([[], [9], [9, "ic=x"]]),
         "unsendable": st.sampled_from(["record", "item"]),
     }
 )
-modes = st.sampled_from([{}, {"user_id": "customer-id"}, {"mode": "overwrite"}, {"changes_only": True}])
+MODES: list[dict[str, Any]] = [{}, {"user_id": "customer-id"}, {"mode": "overwrite"}, {"changes_only": True}]
+modes = st.sampled_from([mode | {"conflicts": policy} for mode in MODES for policy in ("all", "last", "first")])
 numbers = st.from_regex(DECIMAL, fullmatch=True) | st.sampled_from(
     [text for _, good, bad in TESTS for text in good + bad]
 )
@@ -222,31 +224,30 @@ lists = st.lists(entries, max_size=4).flatmap(lambda found: st.sampled_from([sig
 @given(feeds, modes, st.booleans(), st.lists(st.tuples(st.sampled_from("abc"), tiers, lists), max_size=6))
 @example({"trait_columns": ["traits"]}, {"changes_only": True}, False, [("a", "", "24:0,ic=x,25"), ("a", "", "24")])
 @example({"signals": ["tier"], "constants": {"k": "v"}}, {"mode": "overwrite"}, True, [("a", "", "")] * 2)
+@example(
+    {"trait_columns": ["traits"], "rules": [{"column": "tier", "trait": 24, "otherwise": "remove", "equals": "gold"}]},
+    {"changes_only": True},
+    False,
+    [("a", "Gold", "24")],
+)
 def test_lines_say_what_the_definition_says(
     tmp_path: Path, options: dict[str, Any], mode: dict[str, Any], empty: bool, records: list[Record]
 ) -> None:
     if not any(options.get(key) for key in ("signals", "trait_columns", "rules", "constant_traits")):
         options = options | {"signals": ["tier"]}
     if options.get("signals"):
-        options = options | {"signal_keys": {"tier": "loyalty, tier"}}
-    if mode == {"mode": "overwrite"} and options.get("constants"):
+        other = {"traits": "Loyalty, tier"} if "traits" in options["signals"] else {}
+        options = options | {"signal_keys": {"tier": "loyalty, tier"} | other}
+    if mode.get("mode") == "overwrite" and options.get("constants"):
         mode = mode | {"empty_overwrite": empty}
     asked = feed(**options, **mode)
     found, rejected, silent = rendered(tmp_path, asked, records)
     by_definition = [said(asked, record) for record in records]
-    users: dict[str, dict[Item, None]] = {}
+    users: dict[str, list[Item]] = {}
     for (name, _, _), items in zip(records, by_definition, strict=True):
-        users.setdefault(name if asked.user_id == "customer-id" else uuid(ord(name)), {}).update(
-            dict.fromkeys(items or ())
-        )
-    if asked.changes_only:  # who has a trait by one of his records has it
-        for user, known in users.items():
-            added = {item.trait for item in known if isinstance(item, Trait) and not item.remove}
-            users[user] = {
-                item: None for item in known if not (isinstance(item, Trait) and item.remove and item.trait in added)
-            }
+        users.setdefault(name if asked.user_id == "customer-id" else uuid(ord(name)), []).extend(items or ())
     assert {user: list(dict.fromkeys(items)) for user, items in found.items()} == {
-        user: list(items) for user, items in users.items() if items
+        user: settled(items, asked.conflicts) for user, items in users.items() if items
     }
     assert rejected == [seq for seq, items in enumerate(by_definition) if items is None]
     if not asked.changes_only:

@@ -1,0 +1,147 @@
+"""What is told of a run once it has ended: why records did not match, and the report.
+
+All of it comes after the ledger knows of the run: it can neither delay nor endanger a delivery, and what goes wrong
+here is said and changes nothing. IDs that reach the ledger are masked; a report may have them in clear, see
+`reconcile.mask_ids`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from idsync.errors import IdsyncError
+from idsync.settings import DataSource, Feed, Settings
+from idsync.store import open_store
+from reconcile import durable, report
+from reconcile.engine.duckdb import DuckEngine
+from reconcile.join import Fates
+from reconcile.ledger import Ledger
+from reconcile.optouts import OptOuts
+from reconcile.state import FeedState, RunFolder
+from reconcile.summary import Summary
+from reconcile.why import SAMPLE_IDS, Diagnosis, diagnose, explain
+
+MEMORY_LIMIT = "120MB"
+_BATCH_ROWS = 50_000
+_TOTAL = b"idsync.unmatched"
+
+
+def keep_unmatched(engine: DuckEngine, fates: Fates, feed: Feed, path: Path) -> None:
+    """Keep the IDs of unmatched records, or a sample of them, until `Aftermath` looks at them."""
+    # records that are sent as IDs of another data source may lack nothing but these: that is no matter of spelling
+    if not feed.diagnose or not len(fates.unmatched) or feed.user_id not in {"uuid", "customer-id"}:
+        return
+    found = engine.ids_of(fates.unmatched, SAMPLE_IDS)
+    with durable.replacing(path) as half:
+        parquet.write_table(
+            found.replace_schema_metadata({_TOTAL: str(len(fates.unmatched))}), half, compression="zstd"
+        )
+
+
+class Aftermath:
+    """Of the runs of one feed; `now` in milliseconds since the epoch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        feed: Feed,
+        source: DataSource,
+        *,
+        state: FeedState,
+        ledger: Ledger,
+        now: Callable[[], int],
+    ) -> None:
+        self._settings, self._feed, self._source = settings, feed, source
+        self._state, self._ledger, self._now = state, ledger, now
+
+    def conclude(self, folder: RunFolder, summary: Summary) -> None:
+        """For a run that has ended. Can be repeated."""
+        try:
+            folder.aside.mkdir(exist_ok=True)
+            found = self.diagnose(folder.unmatched, folder.aside, summary)
+            folder.aside.rmdir()
+            folder.unmatched.unlink(missing_ok=True)
+            summary.report = str(folder.page)
+            self._ledger.close(summary.run, summary.status, summary.as_dict())
+            told = summary.as_dict()
+            figures = report_on(self._settings, told, folder, self._ledger, now=self._now(), found=found)
+            report.write(figures, folder.report, folder.page)
+        except (IdsyncError, OSError) as error:
+            summary.report = f"could not be written: {error}"
+
+    def diagnose(self, unmatched: Path, scratch: Path, summary: Summary) -> Diagnosis | None:
+        """Why records did not match, if their IDs were kept: into the summary, masked, and as it is."""
+        if not unmatched.exists():
+            return None
+        try:
+            found = self._without_opted_out(self._diagnose(unmatched, scratch))
+        except (IdsyncError, OSError, pa.ArrowException) as error:
+            told = error.problem if isinstance(error, IdsyncError) else str(error)
+            summary.why = {"problem": f"not looked into: {told}"}
+            return None
+        summary.why = {**found.as_dict(), "sentences": explain(found)}
+        return found
+
+    def _diagnose(self, unmatched: Path, scratch: Path) -> Diagnosis:
+        with parquet.ParquetFile(unmatched) as file, closing(open_store(self._settings.store)) as store:
+            return diagnose(
+                file.iter_batches(batch_size=_BATCH_ROWS),
+                store,
+                self._settings,
+                self._source,
+                self._now(),
+                scratch=scratch,
+                memory_limit=MEMORY_LIMIT,
+                matched_before=self._matched_before(),
+                total=int((file.schema_arrow.metadata or {})[_TOTAL]),
+            )
+
+    def _matched_before(self) -> Iterator[pa.RecordBatch]:
+        """Where the feed remembers to whom it sent something."""
+        if self._state.sent.exists():
+            with parquet.ParquetFile(self._state.sent) as file:
+                yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=["customer_id"])
+
+    def _without_opted_out(self, found: Diagnosis) -> Diagnosis:
+        """Who opted out since the run looked is in no sample."""
+        with closing(open_store(self._settings.store)) as store:
+            known = store.opt_outs()
+        by_name = {source.name: OptOuts(source.dpid, known) for source in self._settings.data_sources}
+        of_records = by_name[self._source.name]
+        return found.keeping(
+            lambda pair, other: (
+                not of_records.holds(pair.record)
+                and not by_name.get(other or self._source.name, of_records).holds(pair.mapping)
+            )
+        )
+
+
+def report_on(
+    settings: Settings,
+    summary: Mapping[str, Any],
+    folder: RunFolder,
+    ledger: Ledger,
+    *,
+    now: int,
+    found: Diagnosis | None = None,
+) -> dict[str, Any]:
+    """The report of a run, as `reconcile.report` composes it, from what is left of the run. `now` in milliseconds."""
+    history = ledger.history(summary["feed"], limit=report.HISTORY_RUNS)
+    hidden = _hidden(settings, summary)
+    return report.compose(summary, folder.rejects, history, made_at=now, hidden=hidden, found=found)
+
+
+def _hidden(settings: Settings, summary: Mapping[str, Any]) -> Callable[[str], bool] | None:
+    """Whose ID may not be shown: those who opted out. None, which is everybody, where it is not known who did."""
+    source = settings.data_source(summary.get("data_source", ""))
+    if settings.reconcile.mask_ids or source is None:
+        return None
+    try:
+        with closing(open_store(settings.store)) as store:
+            return OptOuts(source.dpid, store.opt_outs()).holds
+    except IdsyncError:
+        return None

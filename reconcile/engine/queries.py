@@ -1,0 +1,214 @@
+"""The queries of the join: pure text, run by `engine.duckdb` and `engine.changes`; `sql` makes what a record says.
+
+Users are told apart by `user_columns`; what was sent is known by `sent_key`.
+"""
+
+from reconcile.conflicts import ADD, REMOVE, SEPARATOR
+from reconcile.engine import sql
+from reconcile.feed import Plan, SignalItem
+
+# Of a text of so many bytes items that are there twice are told in the engine, in the square of its length.
+_SHORT_BYTES = 2048
+
+
+def user_columns(plan: Plan) -> str:
+    return "high, low" if plan.by_uuid else "other_id" if plan.other else "customer_id"
+
+
+def user_id(plan: Plan) -> str:
+    """The ID in the file, made of `user_columns`."""
+    return sql.UUID if plan.by_uuid else user_columns(plan)
+
+
+def sent_key(plan: Plan) -> str:
+    """A customer and a user whom its records are meant for; a UUID is 0 where customers are the users."""
+    return "customer_id, other_id" if plan.other else "customer_id, high, low"
+
+
+def reached(plan: Plan) -> str:
+    """Customers with the IDs of the other data source that their devices have."""
+    pairs = "customer_id, other_id FROM mappings JOIN others USING (high, low)"
+    if not plan.every_device:
+        return f"SELECT {pairs}"
+    latest = "row_number() OVER (PARTITION BY customer_id ORDER BY other_id) = 1 AS latest"
+    return f"SELECT *, {latest} FROM (SELECT DISTINCT {pairs})"
+
+
+def joined(plan: Plan, *, repeats: bool) -> str:
+    """Every record with what its match says: the columns of its user, if it is `meant` for one, `matched`, `counted`,
+    `repeated`.
+
+    A record has one row for each user that it is sent for; exactly one of them is `counted`. `repeated` marks users
+    that may stand on several records, and records that may contradict themselves: they are merged apart.
+    """
+    customer = "r.id AS customer_id" if plan.emit_unmatched else "m.customer_id"
+    columns = "m.high, m.low" if plan.by_uuid else "m.other_id" if plan.other else customer
+    repeated = sql.contradicts_itself(plan)
+    tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
+    if repeats:
+        repeated += " OR r_repeated.h IS NOT NULL OR m_repeated.h IS NOT NULL"
+        tables += " LEFT JOIN repeated_ids r_repeated ON r_repeated.h = hash(r.id)"
+        tables += f" LEFT JOIN repeated_users m_repeated ON m_repeated.h = hash({_of_mapping(plan)})"
+    return f"SELECT r.*, {columns}, {_fate(plan)}, {repeated} AS repeated FROM {tables}"
+
+
+def _of_mapping(plan: Plan) -> str:
+    return ", ".join(f"m.{column}" for column in user_columns(plan).split(", "))
+
+
+def _fate(plan: Plan) -> str:
+    meant = "true" if plan.emit_unmatched else "m.customer_id IS NOT NULL"
+    counted = "coalesce(m.latest, true)" if plan.every_device else "true"
+    return f"m.customer_id IS NOT NULL AS matched, {meant} AS meant, {counted} AS counted"
+
+
+def lines_of(plan: Plan, *, repeats: bool) -> str:
+    """One row a joined row: seq, matched, counted, `repeated`, `sent` if a line is due now, and the line: NULL without
+    items.
+    """
+    return (
+        "SELECT seq, matched, counted, repeated AND meant AS repeated, sent,"
+        f" CASE WHEN text <> '' THEN concat({user_id(plan)}, chr(9), substr(text, 2), chr(10)) END AS line"
+        f" FROM (SELECT *, CASE WHEN sent THEN {sql.text_of(plan)} END AS text"
+        f" FROM (SELECT *, meant AND NOT repeated AS sent FROM ({joined(plan, repeats=repeats)})))"
+    )
+
+
+def repeated_records(plan: Plan, parts: int, *, repeats: bool) -> str:
+    """The rows left out by `lines_of`: user, seq, items as one text, and a part number that keeps a user together."""
+    user = user_columns(plan)
+    return (
+        f"SELECT {user}, seq, hash({user}) % {parts} AS part, {sql.text_of(plan, SEPARATOR)} AS text"
+        f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant"
+    )
+
+
+def merged_lines(plan: Plan) -> str:
+    """The users of a part, each with the `first` of its records, and its line, or, where that takes `conflicts`, its
+    items as one `text`; `dropped`: how many items the line lacks for others that contradict them.
+    """
+    user = user_columns(plan)
+    items = f"string_split(text, '{SEPARATOR}')[2:] AS items"  # in a column: within a lambda it is split for each item
+    if plan.policy == "all":
+        settled, dropped = "list_filter(items, lambda item, place: list_position(items, item) = place)", "0"
+        subjects = "NULL"
+    else:
+        subjects = f"list_transform(items, lambda item: {_SUBJECT})"
+        firsts = "lambda place: list_position(subjects, subjects[place]) = place"
+        last = "len(items) + 1 - list_position(list_reverse(subjects), subjects[place])"
+        chosen = "place" if plan.policy == "first" else last
+        settled = f"list_transform(list_filter(range(1, len(items) + 1), {firsts}), lambda place: items[{chosen}])"
+        dropped = f"len(list_distinct(list_transform(items, lambda item: {_MEANING}))) - len(settled)"
+    return (
+        "SELECT user_id, first, CASE WHEN open THEN text END AS text,"
+        f" CASE WHEN open THEN 0 ELSE {dropped} END::BIGINT AS dropped,"
+        " CASE WHEN NOT open THEN concat(user_id, chr(9), array_to_string(settled, ','), chr(10)) END AS line"
+        f" FROM (SELECT *, CASE WHEN NOT open THEN {settled} END AS settled"
+        f" FROM (SELECT *, CASE WHEN NOT open THEN {subjects} END AS subjects"
+        f" FROM (SELECT *, {user_id(plan)} AS user_id, {_open(plan)} AS open, {items}"
+        f" FROM (SELECT {user}, string_agg(text, '' ORDER BY seq) AS text, min(seq) AS first FROM repeats"
+        f" WHERE part = ? AND text <> '' GROUP BY {user})))) ORDER BY first"
+    )
+
+
+# As in `conflicts`, but that keys are compared with their case.
+_SUBJECT = (
+    """CASE item[1] WHEN '"' THEN split_part(item, '"=', 1) WHEN 'd' THEN ltrim(split_part(item, '=', 2), '0')"""
+    " ELSE item END"
+)
+_MEANING = "CASE item[1] WHEN 'd' THEN concat(item[:3], ltrim(split_part(item, '=', 2), '0')) ELSE lower(item) END"
+
+
+def _open(plan: Plan) -> str:
+    """Whether a text may need `conflicts`, or is long."""
+    tests = [f"strlen(text) > {_SHORT_BYTES}"]
+    keys = {item.key for item in plan.items if isinstance(item, SignalItem)} | {key for key, _ in plan.constants}
+    if plan.policy != "all" and len({key.lower() for key in keys}) < len(keys):
+        return "true"
+    if plan.policy == "all" and any(getattr(item, "removes", False) for item in plan.items):
+        tests.append(f"contains(text, '{SEPARATOR}{REMOVE}') AND contains(text, '{SEPARATOR}{ADD}')")
+    return " OR ".join(tests)
+
+
+def records_of_user(plan: Plan) -> str:
+    return f"SELECT DISTINCT seq, id FROM repeats JOIN records USING (seq) WHERE {user_id(plan)} = ?"
+
+
+# --- changes only ----------------------------------------------------------------------------------------------------
+
+
+def said(plan: Plan, *, repeats: bool) -> str:
+    """Every record with what it says to whom, for `engine.changes`: one row for each user that it is meant for.
+
+    `meant` for somebody, `due` unless a later file has a record of the same customer, `single` if no other record may
+    be of the same customer, and it does not contradict itself. Of a single record: its `mark`, whether that is
+    `known`, and, if not, customer, text and traits.
+    """
+    tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
+    if repeats:
+        tables += " LEFT JOIN repeated_ids ON repeated_ids.h = hash(r.id)"
+    user = "m.high, m.low" if plan.by_uuid else "m.other_id" if plan.other else "0::UBIGINT AS high, 0::UBIGINT AS low"
+    single = f"NOT ({sql.contradicts_itself(plan)})" + " AND repeated_ids.h IS NULL" * repeats
+    rows = f"SELECT r.*, {user}, {_fate(plan)}, {single} AS single FROM {tables}"
+    due = f"SELECT *, meant AND seq NOT IN (FROM outdated) AS due FROM ({rows})"
+    device = sent_key(plan).partition(", ")[2]
+    marked = (
+        f"SELECT *, CASE WHEN text <> '' THEN hash(id, {device}, text) END AS mark"
+        f" FROM (SELECT *, CASE WHEN due AND single THEN {sql.text_of(plan)} ELSE '' END AS text FROM ({due}))"
+    )
+    new = ", ".join(
+        f"CASE WHEN due AND single AND NOT known THEN {value} END AS {name}"
+        for name, value in (("customer_id", "id"), ("text", "text"), ("traits", sql.traits_in_force(plan)))
+    )
+    return (
+        f"SELECT seq, {device}, matched, counted, meant, due, single, known, mark, {new}"
+        f" FROM (SELECT *, {_KNOWN} FROM ({marked}))"
+    )
+
+
+_KNOWN = "coalesce(mark IN (SELECT mark FROM sent WHERE mark IS NOT NULL), false) AS known"
+
+
+def several(plan: Plan, parts: int) -> str:
+    """The due records that are not single; a part number keeps a customer together."""
+    key = sent_key(plan).replace("customer_id", "r.id AS customer_id", 1)
+    device = sent_key(plan).partition(", ")[2]
+    return (
+        f"SELECT {key}, s.seq, {sql.text_of(plan)} AS text, hash(r.id) % {parts} AS part"
+        f" FROM (SELECT seq, {device} FROM said WHERE due AND NOT single) s JOIN records r USING (seq)"
+    )
+
+
+def marks_of_several(plan: Plan) -> str:
+    key = sent_key(plan)
+    return (
+        f"SELECT *, {_KNOWN} FROM (SELECT {key}, CASE WHEN text <> '' THEN hash({key}, text) END AS mark"
+        f" FROM (SELECT {key}, string_agg(text, '' ORDER BY seq) AS text FROM several WHERE part = ? GROUP BY ALL))"
+    )
+
+
+def new_lines(plan: Plan) -> str:
+    """The lines of users of whom nothing was sent before, and of whom one record speaks."""
+    return (
+        f"SELECT concat({user_id(plan)}, chr(9), substr(text, 2), chr(10)) AS line"
+        f" FROM changed ANTI JOIN woven USING ({user_columns(plan)})"
+    )
+
+
+def rows_of_users(plan: Plan) -> str:
+    """All that is known of the users in `woven`: what is said now (kind 0), what was said before by the same customers
+    (1), what others said before (2), and what goes (3). Users one after the other."""
+    key, user = sent_key(plan), user_columns(plan)
+    nothing = "NULL::BIGINT AS seq, NULL::UBIGINT AS mark, NULL::VARCHAR AS text"
+    said_now = f"{key}, seq, mark, {sql.text_of(plan, SEPARATOR)} AS text, '' AS traits, false AS told"
+    changed = f"SELECT {key}, seq, mark FROM changed"
+    rows = (
+        f"SELECT 0 AS kind, {said_now} FROM ({changed} SEMI JOIN woven USING ({user})) JOIN records USING (seq)",
+        f"SELECT 0, {said_now} FROM (SELECT {key}, several.seq, changed.mark FROM several JOIN changed USING ({key}))"
+        " JOIN records USING (seq)",
+        f"SELECT 1, {key}, {nothing}, traits, false FROM before",
+        f"SELECT 2, {key}, {nothing}, traits, false FROM sent SEMI JOIN woven USING ({user})"
+        f" ANTI JOIN changed USING ({key}) ANTI JOIN gone USING ({key})",
+        f"SELECT 3, {key}, {nothing}, traits, told FROM gone",
+    )
+    return f"FROM ({' UNION ALL '.join(rows)}) ORDER BY {user}, kind, seq, customer_id"
