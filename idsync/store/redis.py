@@ -1,191 +1,29 @@
 """The store on a Redis server or a Redis Cluster: bucketed, packed hashes (see `codec`), one key a script."""
 
-import hashlib
-import os
-import ssl
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from redis.backoff import NoBackoff
-from redis.connection import parse_url
-from redis.exceptions import (
-    AuthenticationError,
-    ClusterDownError,
-    ConnectionError,
-    MovedError,
-    NoScriptError,
-    RedisError,
-    TimeoutError,
-)
-from redis.retry import Retry
 
-from idsync import config
-from idsync.errors import StoreMisconfigured, StoreUnavailable
-from idsync.store import codec, optouts
-from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Part, Sync
-from idsync.store.batches import texts
-from idsync.store.connections import PATIENT, Address, Command, Nodes, Patience, Tls, TooFewReplicas, tls_fault
+from idsync.store import codec, optouts, pieces, scripts
+from idsync.store.base import OPTED_OUT, Count, Device, Pair, Part, Sync
+from idsync.store.connections import PATIENT, Command, Patience, Tls
 from idsync.store.optouts import OptedOutDevices, OptOut, Token
+from idsync.store.pieces import Piece
+from idsync.store.redisserver import META, RedisServer
 
-META = "ids:meta"  # hash: the number of buckets, for ever
 DPIDS = "ids:dpids"  # set: the data sources that have buckets
 OPT_OUTS = "ids:out"  # hash: token → since when, tail and owner, with a blank between them; see `optouts`
-_CHECK = "ids:check"
 
 _PIPELINE = 512  # commands in flight: the server answers one share while the client reads the one before
 _SUBSET_PIPELINE = 5_000
 _SCAN = 2_000  # opt-outs a command
-_OUT = b"x"  # what _RECORD says of an opt-out
 _BATCH_ROWS = 65_536
-
-# KEYS: bucket; and the opt-outs, but for a cluster, where a script may see one key. ARGV: customer ID, UUID or '',
-# fresh UUID, last seen, horizon, cap, token of the customer, and '1' to write even what is held already: WAIT answers
-# for writes alone, and a sync that is tried again may not have reached the replicas the first time. Returns the UUID
-# recorded, or 'x' for an opt-out. Bytes are compared one by one: Lua's own `<` on strings follows Redis' locale.
-_RECORD = """
-local function later(a, b)
-  for at = 1, #a do
-    local x, y = string.byte(a, at), string.byte(b, at)
-    if x ~= y then return x > y end
-  end
-  return false
-end
-local function out(uuid)
-  return KEYS[2] and redis.call('HEXISTS', KEYS[2], 'uuid:' .. redis.sha1hex(uuid)) == 1
-end
-if KEYS[2] and redis.call('HEXISTS', KEYS[2], ARGV[7]) == 1 then return 'x' end
-local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-local uuid = ARGV[2]
-if uuid ~= '' then
-  if out(uuid) then return 'x' end
-else
-  uuid = ARGV[3]
-  for at = 1, #held, 25 do
-    if not later(string.sub(held, at, at + 5), ARGV[5]) then break end
-    local known = string.sub(held, at + 6, at + 24)
-    if not out(known) then uuid = known break end
-  end
-  if uuid == '' then return '' end
-end
-local entry, others = ARGV[4] .. uuid, {}
-for at = 1, #held, 25 do
-  local other = string.sub(held, at, at + 24)
-  if string.sub(other, 7) ~= uuid then
-    others[#others + 1] = other
-  elseif later(other, entry) then
-    entry = other
-  end
-end
-local place = 1
-while others[place] and later(others[place], entry) do place = place + 1 end
-table.insert(others, place, entry)
-while #others > tonumber(ARGV[6]) do table.remove(others) end
-local value = table.concat(others)
-if value ~= held or ARGV[8] then redis.call('HSET', KEYS[1], ARGV[1], value) end
-return uuid
-"""
-
-# KEYS: bucket. ARGV: horizon, customer IDs. Drops entries at or before the horizon; returns how many. An ID that was
-# synced again since it was read has none.
-_SWEEP = """
-local removed = 0
-for index = 2, #ARGV do
-  local held = redis.call('HGET', KEYS[1], ARGV[index]) or ''
-  local kept = {}
-  for at = 1, #held, 25 do
-    local live = false
-    for byte = 0, 5 do
-      local x, y = string.byte(held, at + byte), string.byte(ARGV[1], 1 + byte)
-      if x ~= y then live = x > y break end
-    end
-    if live then kept[#kept + 1] = string.sub(held, at, at + 24) else removed = removed + 1 end
-  end
-  if #kept == 0 then
-    redis.call('HDEL', KEYS[1], ARGV[index])
-  elseif #kept * 25 < #held then
-    redis.call('HSET', KEYS[1], ARGV[index], table.concat(kept))
-  end
-end
-return removed
-"""
-
-# KEYS: opt-outs. ARGV: token, since when, tail and owner. The first time stays; a device that went along with a
-# customer and is then opted out on its own account has no owner any more. Written even where nothing changes, as WAIT
-# answers for writes alone.
-_NOTE = """
-local held, since, rest = redis.call('HGET', KEYS[1], ARGV[1]), ARGV[2], ARGV[3]
-if held then
-  since = string.match(held, '^%d+')
-  if string.match(rest, ' $') == nil then rest = string.sub(held, #since + 2) end
-end
-return redis.call('HSET', KEYS[1], ARGV[1], since .. ' ' .. rest)
-"""
-
-# KEYS: opt-outs. ARGV: token, owner. Removes a device that is still its owner's.
-_RELEASE = """
-local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if string.sub(held, -#ARGV[2]) ~= ARGV[2] then return 0 end
-return redis.call('HDEL', KEYS[1], ARGV[1])
-"""
-
-# KEYS: bucket. ARGV: customer ID. Removes the customer; returns the entries that there were.
-_TAKE = """
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[1], ARGV[1])
-return held or ''
-"""
-
-# KEYS: bucket. ARGV: customer ID and UUID by turns. Removes these entries; returns how many there were.
-_REMOVE = """
-local removed = 0
-for index = 1, #ARGV, 2 do
-  local held, kept = redis.call('HGET', KEYS[1], ARGV[index]) or '', {}
-  for at = 1, #held, 25 do
-    if string.sub(held, at + 6, at + 24) == ARGV[index + 1] then
-      removed = removed + 1
-    else
-      kept[#kept + 1] = string.sub(held, at, at + 24)
-    end
-  end
-  if #kept == 0 then
-    redis.call('HDEL', KEYS[1], ARGV[index])
-  elseif #kept * 25 < #held then
-    redis.call('HSET', KEYS[1], ARGV[index], table.concat(kept))
-  end
-end
-return removed
-"""
-
-# KEYS: bucket. Returns the customer IDs, each ended by a newline (which no ID holds); all entries; and, only where a
-# customer has several, the number of entries of each as two bytes. A few texts in place of two objects a customer, and
-# no loop in Lua for the common case: HKEYS and HVALS list the fields in one order.
-_READ = """
-local ids = redis.call('HKEYS', KEYS[1])
-local values = redis.call('HVALS', KEYS[1])
-local entries, counts = table.concat(values), {}
-if #entries ~= 25 * #ids then
-  for place = 1, #values do
-    local count = #values[place] / 25
-    counts[place] = string.char(count % 256, math.floor(count / 256))
-  end
-end
-ids[#ids + 1] = ''
-return {table.concat(ids, '\\n'), entries, table.concat(counts)}
-"""
-
-# Customers of one bucket or several: their IDs, each ended by a newline; all entries; how many entries each has.
-_Part = tuple[bytes, bytes, "np.ndarray[tuple[int], np.dtype[np.int64]]"]
-
-_T = TypeVar("_T")
 
 
 class RedisStore:
@@ -207,30 +45,36 @@ class RedisStore:
         persistence: bool = True,
         patience: Patience = PATIENT,
     ) -> None:
-        self._url, self._password, self._tls = url, password, tls
         self._lifetime, self._cap, self._buckets = lifetime, devices_per_customer, buckets
-        self._replicas, self._persistence, self._patience = replicas, persistence, patience
-        self._is_cluster = "+cluster://" in url
-        self._opened: tuple[int, Nodes] | None = None
+        self._rewrites = replicas > 0
+        self._server = RedisServer(
+            url,
+            buckets,
+            password=password,
+            tls=tls,
+            replicas=replicas,
+            persistence=persistence,
+            patience=patience,
+        )
 
     def record(self, syncs: Sequence[Sync]) -> list[str]:
-        with self._errors():
+        with self._server.errors():
             # Both with every call, not once a process: Redis may have been emptied, and by now be somebody else's.
             commands: list[Command] = [("HGET", META, "buckets")]
             commands += [("SADD", DPIDS, dpid) for dpid in {sync.dpid for sync in syncs}]
             first = len(commands)
             commands += [self._record_command(sync) for sync in syncs]
-            answers = self._pipeline(commands, self._replicas)
-            self._agree(self._nodes(), answers[0])
-            uuids = [OPTED_OUT if answer == _OUT else answer.hex() for answer in answers[first:]]
-            return self._checked(syncs, uuids) if self._is_cluster else uuids
+            answers = self._server.write(commands)
+            self._server.agree(answers[0])
+            uuids = [OPTED_OUT if answer == scripts.OUT else answer.hex() for answer in answers[first:]]
+            return self._checked(syncs, uuids) if self._server.is_cluster else uuids
 
     def devices(self, dpid: int, customer_id: str, now: int) -> list[Device]:
-        with self._errors():
+        with self._server.errors():
             return self._visible([(dpid, customer_id)], now)[0]
 
     def latest(self, customers: Sequence[tuple[int, str]], now: int) -> list[Device | None]:
-        with self._errors():
+        with self._server.errors():
             return [devices[0] if devices else None for devices in self._visible(customers, now)]
 
     def export(
@@ -242,11 +86,11 @@ class RedisStore:
         latest_only: bool = False,
         part: Part | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        pieces = self._all(dpid, part) if customer_ids is None else self._some(dpid, customer_ids)
-        with self._errors():
+        found = self._all(dpid, part) if customer_ids is None else self._some(dpid, customer_ids)
+        with self._server.errors():
             out = self._opted_out_devices()
-            for piece in pieces:
-                yield from _batch(piece, now - self._lifetime, out, latest_only=latest_only)
+            for piece in found:
+                yield from pieces.batch(piece, now - self._lifetime, out, latest_only=latest_only)
 
     def parts(self, dpid: int, most: int) -> list[Part]:
         """Ranges of buckets."""
@@ -256,7 +100,7 @@ class RedisStore:
     def sweep(self, now: int) -> int:
         horizon = now - self._lifetime
         removed = 0
-        with self._errors():
+        with self._server.errors():
             out = self._opted_out_devices()
             for dpid in self._dpids():
                 keys = [codec.bucket_key(dpid, bucket) for bucket in range(self._buckets)]
@@ -268,16 +112,18 @@ class RedisStore:
                     owners = np.repeat(np.arange(len(counts)), counts)
                     names = ids.split(b"\n")
                     places = np.flatnonzero(unwanted).tolist() if unwanted is not None else []
-                    pairs = [part for at in places for part in (names[owners[at]], _uuid(entries, at))]
+                    pairs = [part for at in places for part in (names[owners[at]], pieces.uuid(entries, at))]
                     removed += self._remove({key: pairs})
                     stale = [names[owner] for owner in np.unique(owners[old])]
-                    (swept,) = self._pipeline([("EVALSHA", _sha(_SWEEP), 1, key, codec.pack_time(horizon), *stale)])
+                    (swept,) = self._server.read(
+                        [("EVALSHA", scripts.sha(scripts.SWEEP), 1, key, codec.pack_time(horizon), *stale)]
+                    )
                     removed += int(swept)
         return removed
 
     def count(self, now: int) -> Mapping[int, Count]:
         found = {}
-        with self._errors():
+        with self._server.errors():
             out = self._opted_out_devices()
             for dpid in self._dpids():
                 customers = mappings = 0
@@ -294,13 +140,13 @@ class RedisStore:
 
     def opt_out(self, opt_out: OptOut) -> int:
         """The tokens first: what is recorded from then on is refused, what was recorded before is removed after."""
-        with self._errors():
+        with self._server.errors():
             names = [(dpid, customer_id.encode()) for dpid, customer_id in opt_out.customers]
-            held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
+            held = self._server.read([("HGET", self._key(dpid, name), name) for dpid, name in names])
             along = self._last_linked(held, opt_out)
             self._note(dict.fromkeys([*optouts.tokens_of(opt_out.customers, opt_out.uuids), *along], opt_out.at))
-            taken = self._pipeline(
-                [("EVALSHA", _sha(_TAKE), 1, self._key(dpid, name), name) for dpid, name in names], self._replicas
+            taken = self._server.write(
+                [("EVALSHA", scripts.sha(scripts.TAKE), 1, self._key(dpid, name), name) for dpid, name in names]
             )
             # those that were synced while we looked
             late = [token for token in self._last_linked(taken, opt_out) if token not in along]
@@ -309,32 +155,32 @@ class RedisStore:
 
     def opt_in(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> int:
         names = [token.name for token in optouts.tokens_of(customers, uuids)]
-        with self._errors():
+        with self._server.errors():
             owned = [(token.name, token.owner) for token, _ in self._all_opt_outs() if token.owner in names]
             commands: list[Command] = [("HDEL", OPT_OUTS, name) for name in names]
-            commands += [("EVALSHA", _sha(_RELEASE), 1, OPT_OUTS, name, owner) for name, owner in owned]
-            return sum(map(int, self._pipeline(commands, self._replicas)))
+            commands += [("EVALSHA", scripts.sha(scripts.RELEASE), 1, OPT_OUTS, name, owner) for name, owner in owned]
+            return sum(map(int, self._server.write(commands)))
 
     def opted_out(self, customers: Sequence[tuple[int, str]], uuids: Sequence[str]) -> list[int | None]:
-        with self._errors():
+        with self._server.errors():
             return self._since([token.name for token in optouts.tokens_of(customers, uuids)])
 
     def opt_outs(self) -> Mapping[str, int]:
-        with self._errors():
+        with self._server.errors():
             return {token.name: since for token, since in self._all_opt_outs()}
 
     def tokens(self) -> Mapping[Token, int]:
-        with self._errors():
+        with self._server.errors():
             return dict(self._all_opt_outs())
 
     def adopt(self, tokens: Mapping[Token, int]) -> None:
-        with self._errors():
+        with self._server.errors():
             self._note(tokens)
 
     def find(self, uuids: Sequence[str]) -> list[Pair]:
         wanted = pa.array(uuids, pa.string())
         found = []
-        with self._errors():
+        with self._server.errors():
             for dpid in self._dpids():
                 for ids, entries, counts in self._all(dpid):
                     held = codec.unpack_uuids(entries)
@@ -350,75 +196,25 @@ class RedisStore:
         for pair in pairs:
             name = pair.customer_id.encode()
             shares[self._key(pair.dpid, name)] += [name, codec.pack_uuid(pair.uuid)]
-        with self._errors():
+        with self._server.errors():
             return self._remove(shares)
 
     def scrub(self) -> bool:
         """The append-only file keeps what was, until it is written anew; Redis does that beside its work."""
-        with self._errors():
-            shares: dict[Address, Sequence[Command]] = {
-                address: [("BGREWRITEAOF",)] for address in self._nodes().primaries(_CHECK)
-            }
-            told = self._nodes().exchange(shares)
-        return not any(isinstance(answer, Exception) for answers in told.values() for answer in answers)
+        with self._server.errors():
+            return self._server.rewrite()
 
     def check(self) -> None:
-        with self._errors():
-            self._agree(self._nodes(), self._pipeline([("HGET", META, "buckets")])[0])
-            self._patiently(self._check_primaries)
+        with self._server.errors():
+            self._server.check()
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened[1].close()
-            self._opened = None
+        self._server.close()
 
     def ask(self, command: Command) -> Any:
         """The answer to a command of another kind, for what lives in the same server: see `lease`."""
-        with self._errors():
-            return self._pipeline([command], self._replicas)[0]
-
-    # --- readiness -------------------------------------------------------------------------------------------------
-
-    def _check_primaries(self) -> None:
-        """INFO, not CONFIG, which services that run Redis for others forbid."""
-        nodes = self._nodes()
-        asked: list[Command] = [("INFO", "persistence"), ("INFO", "memory")]
-        if nodes.cluster:
-            asked.append(("CLUSTER", "INFO"))
-        shares: dict[Address, Sequence[Command]] = {
-            address: [*asked, ("INCR", key)] for address, key in nodes.primaries(_CHECK).items()
-        }
-        for (host, port), answers in nodes.exchange(shares, self._replicas).items():
-            self._judge(f"{self._shown} ({host}:{port})" if nodes.cluster else self._shown, answers)
-
-    def _judge(self, where: str, answers: Sequence[Any]) -> None:
-        told: dict[str, str] = {}
-        for answer in answers[:-1]:
-            if isinstance(answer, Exception):
-                raise answer
-            told |= dict(line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
-        if self._persistence and told.get("aof_enabled") != "1":
-            raise StoreMisconfigured(
-                f"store {where}: appendonly is off: a restart of Redis would lose answered calls",
-                mend="set appendonly yes, as deploy/redis.conf does; for a service that keeps data in another way set "
-                'store.persistence = "unchecked"',
-            )
-        if (policy := told.get("maxmemory_policy")) != "noeviction":
-            raise StoreMisconfigured(
-                f"store {where}: maxmemory-policy is {policy}: a full Redis would throw mappings away",
-                mend="set maxmemory-policy noeviction, as deploy/redis.conf does",
-            )
-        if self._persistence and told.get("aof_last_write_status", "ok") != "ok":
-            raise StoreUnavailable(
-                f"store {where}: the last write to the append-only file failed",
-                mend="see that the disk of Redis has room and no faults",
-            )
-        if (state := told.get("cluster_state", "ok")) != "ok":
-            raise StoreUnavailable(
-                f"store {where}: cluster_state is {state}", mend="see that every slot has a primary; then try again"
-            )
-        if isinstance(answers[-1], Exception):
-            raise answers[-1]
+        with self._server.errors():
+            return self._server.write([command])[0]
 
     # --- commands --------------------------------------------------------------------------------------------------
 
@@ -426,12 +222,12 @@ class RedisStore:
         return codec.bucket_key(dpid, codec.bucket_of(customer_id, self._buckets))
 
     def _record_keys(self, bucket: str) -> tuple[int | str, ...]:
-        return (1, bucket) if self._is_cluster else (2, bucket, OPT_OUTS)
+        return (1, bucket) if self._server.is_cluster else (2, bucket, OPT_OUTS)
 
     def _record_command(self, sync: Sync) -> Command:
         name, uuid = sync.customer_id.encode(), sync.uuid
         command = (
-            *("EVALSHA", _RECORD_SHA, *self._record_keys(self._key(sync.dpid, name)), name),
+            *("EVALSHA", scripts.sha(scripts.RECORD), *self._record_keys(self._key(sync.dpid, name)), name),
             codec.pack_uuid(uuid) if uuid else b"",
             b"" if uuid else codec.pack_uuid(sync.fresh),
             codec.pack_time(sync.seen),
@@ -439,7 +235,7 @@ class RedisStore:
             self._cap,
             optouts.customer_token(sync.dpid, sync.customer_id).name,
         )
-        return (*command, 1) if self._replicas else command
+        return (*command, 1) if self._rewrites else command
 
     def _checked(self, syncs: Sequence[Sync], uuids: list[str]) -> list[str]:
         """What of these was opted out is removed again. For a cluster, whose scripts can't see the opt-outs.
@@ -471,7 +267,7 @@ class RedisStore:
 
     def _visible(self, customers: Sequence[tuple[int, str]], now: int) -> list[list[Device]]:
         names = [(dpid, customer_id.encode()) for dpid, customer_id in customers]
-        held = self._pipeline([("HGET", self._key(dpid, name), name) for dpid, name in names])
+        held = self._server.read([("HGET", self._key(dpid, name), name) for dpid, name in names])
         found = [
             [device for device in codec.unpack_devices(value or b"") if device.last_seen > now - self._lifetime]
             for value in held
@@ -494,24 +290,24 @@ class RedisStore:
 
     def _note(self, tokens: Mapping[Token, int]) -> None:
         noted = [
-            ("EVALSHA", _sha(_NOTE), 1, OPT_OUTS, token.name, since, f"{token.tail} {token.owner}")
+            ("EVALSHA", scripts.sha(scripts.NOTE), 1, OPT_OUTS, token.name, since, f"{token.tail} {token.owner}")
             for token, since in tokens.items()
         ]
         for start in range(0, len(noted), _SUBSET_PIPELINE):
-            self._pipeline(noted[start : start + _SUBSET_PIPELINE], self._replicas)
+            self._server.write(noted[start : start + _SUBSET_PIPELINE])
 
     def _since(self, names: Sequence[str]) -> list[int | None]:
         """Since when each of these tokens is held."""
         if not names:
             return []
-        (values,) = self._pipeline([("HMGET", OPT_OUTS, *names)])
+        (values,) = self._server.read([("HMGET", OPT_OUTS, *names)])
         return [int(value.partition(b" ")[0]) if value else None for value in values]
 
     def _all_opt_outs(self) -> Iterator[tuple[Token, int]]:
         """Each once (HSCAN may repeat itself), and since when."""
         cursor, seen = b"0", set()
         while True:
-            ((cursor, flat),) = self._pipeline([("HSCAN", OPT_OUTS, cursor, "COUNT", _SCAN)])
+            ((cursor, flat),) = self._server.read([("HSCAN", OPT_OUTS, cursor, "COUNT", _SCAN)])
             for name, value in zip(flat[::2], flat[1::2], strict=True):
                 if name not in seen:
                     seen.add(name)
@@ -525,27 +321,27 @@ class RedisStore:
 
     def _remove(self, shares: Mapping[str, Sequence[bytes]]) -> int:
         """By bucket: customer IDs and packed UUIDs by turns."""
-        commands = [("EVALSHA", _sha(_REMOVE), 1, key, *pairs) for key, pairs in shares.items() if pairs]
-        return sum(map(int, self._pipeline(commands, self._replicas))) if commands else 0
+        commands = [("EVALSHA", scripts.sha(scripts.REMOVE), 1, key, *pairs) for key, pairs in shares.items() if pairs]
+        return sum(map(int, self._server.write(commands))) if commands else 0
 
     def _dpids(self) -> list[int]:
-        (dpids,) = self._pipeline([("SMEMBERS", DPIDS)])
+        (dpids,) = self._server.read([("SMEMBERS", DPIDS)])
         return sorted(map(int, dpids))
 
-    def _all(self, dpid: int, part: Part | None = None) -> Iterator[_Part]:
+    def _all(self, dpid: int, part: Part | None = None) -> Iterator[Piece]:
         """Every bucket of a data source, or those of a part of it, several at a time."""
         buckets = range(int(part.first), int(part.end)) if part else range(self._buckets)
-        parts: list[_Part] = []
+        small: list[Piece] = []
         rows = 0
         for read in self._read([codec.bucket_key(dpid, bucket) for bucket in buckets]):
-            parts.append(read)
+            small.append(read)
             rows += len(read[2])
             if rows >= _BATCH_ROWS:
-                yield _joined(parts)
-                parts, rows = [], 0
-        yield _joined(parts)
+                yield pieces.joined(small)
+                small, rows = [], 0
+        yield pieces.joined(small)
 
-    def _some(self, dpid: int, customer_ids: Sequence[str]) -> Iterator[_Part]:
+    def _some(self, dpid: int, customer_ids: Sequence[str]) -> Iterator[Piece]:
         """These customers only: one command for each bucket that any of them falls into."""
         wanted: dict[str, list[bytes]] = defaultdict(list)
         for customer_id in customer_ids:
@@ -554,14 +350,14 @@ class RedisStore:
         keys = list(wanted)
         for start in range(0, len(keys), _SUBSET_PIPELINE):
             share = keys[start : start + _SUBSET_PIPELINE]
-            answers = self._pipeline([("HMGET", key, *wanted[key]) for key in share])
+            answers = self._server.read([("HMGET", key, *wanted[key]) for key in share])
             names = [name for key in share for name in wanted[key]]
             values = [value for answer in answers for value in answer]
             held = [(name, value) for name, value in zip(names, values, strict=True) if value]
             counts = np.array([len(value) // codec.ENTRY_BYTES for _, value in held], dtype=np.int64)
-            yield b"".join(name + b"\n" for name, _ in held), b"".join(value for _, value in held), counts
+            yield Piece(b"".join(name + b"\n" for name, _ in held), b"".join(value for _, value in held), counts)
 
-    def _read(self, keys: Sequence[str]) -> Iterator[_Part]:
+    def _read(self, keys: Sequence[str]) -> Iterator[Piece]:
         """Each bucket, in order. The server is always one pipeline ahead."""
         shares = [keys[start : start + _PIPELINE] for start in range(0, len(keys), _PIPELINE)]
         with ThreadPoolExecutor(max_workers=1) as ahead:
@@ -572,176 +368,6 @@ class RedisStore:
                     asked.append(ahead.submit(self._read_share, shares[index + 2]))
                 yield from answers
 
-    def _read_share(self, keys: Sequence[str]) -> list[_Part]:
-        answers = self._pipeline([("EVALSHA", _sha(_READ), 1, key) for key in keys])
-        return [(ids, entries, _counts(entries, counts)) for ids, entries, counts in answers]
-
-    def _pipeline(self, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
-        return self._send(self._nodes(), commands, replicas)
-
-    def _send(self, nodes: Nodes, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
-        """The answers, in order. Scripts that a server has not seen yet are sent whole."""
-        answers = self._patiently(lambda: nodes.execute(commands, replicas))
-        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            whole = [("EVAL", _SCRIPTS[commands[at][1]], *commands[at][2:]) for at in unknown]
-            for at, answer in zip(unknown, self._patiently(lambda: nodes.execute(whole, replicas)), strict=True):
-                answers[at] = answer
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
-
-    def _patiently(self, send: Callable[[], _T]) -> _T:
-        """The one place where anything is tried again. Writes commute, so that sending them twice does no harm."""
-        for pause in self._patience.pauses:
-            try:
-                return send()
-            except AuthenticationError:
-                raise
-            except (ConnectionError, TimeoutError, ClusterDownError):
-                time.sleep(pause)
-        return send()
-
-    # --- connection ------------------------------------------------------------------------------------------------
-
-    def _nodes(self) -> Nodes:
-        """This process's connections; a socket must not cross a fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            nodes = self._connect()
-            try:
-                self._agree(nodes, self._send(nodes, [("HGET", META, "buckets")])[0])
-            except BaseException:
-                nodes.close()
-                raise
-            self._opened = os.getpid(), nodes
-        return self._opened[1]
-
-    def _agree(self, nodes: Nodes, buckets: bytes | None) -> None:
-        """Settle the number of buckets where there is none yet; refuse to work with another.
-
-        Written only where it is missing: a store that takes no writes, full or a replica, can still be read.
-        """
-        if buckets is None:
-            settle = [("HSETNX", META, "buckets", self._buckets), ("HGET", META, "buckets")]
-            buckets = self._send(nodes, settle, self._replicas)[1]
-        made = int(buckets or self._buckets)
-        if made != self._buckets:
-            raise StoreMisconfigured(
-                f"store {self._shown}: was made with {made} buckets, but store.buckets is {self._buckets}",
-                mend=f"set store.buckets = {made}; it can't change while the store holds mappings",
-            )
-
-    def _connect(self) -> Nodes:
-        options: dict[str, Any] = {
-            "socket_connect_timeout": self._patience.connect,
-            "socket_timeout": self._patience.answer,
-            "retry": Retry(NoBackoff(), 0),  # `_patiently` does it
-            "protocol": 2,  # nothing here needs the greeting of the third, a round trip more
-            "password": self._password,
-        }
-        try:
-            options |= parse_url(self._url.replace("+cluster://", "://"))  # type: ignore[no-untyped-call]
-        except ValueError:  # its text may hold a piece of the password
-            raise StoreMisconfigured(
-                f"store {self._shown}: not a URL that can be read",
-                mend="store.url is redis://host:6379/0 or the like; %-encode '/', ':' and '@' in a password",
-            ) from None
-        if self._url.startswith("rediss"):
-            files = {"ssl_ca_certs": self._tls.ca, "ssl_certfile": self._tls.cert, "ssl_keyfile": self._tls.key}
-            options |= {name: str(path) for name, path in files.items() if path}
-        return Nodes(options, cluster=self._is_cluster, patience=self._patience)
-
-    @property
-    def _shown(self) -> str:
-        """The URL without user and password, even where these hold characters that no URL should."""
-        scheme, _, rest = self._url.partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}"
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except AuthenticationError as error:
-            raise StoreMisconfigured(
-                f"store {self._shown}: {error}", mend="give the password by $IDSYNC_STORE__URL or store.password_file"
-            ) from None
-        except MovedError as error:
-            if self._is_cluster:
-                raise self._unavailable(error) from None
-            raise StoreMisconfigured(
-                f"store {self._shown}: is a node of a cluster", mend="let store.url start with redis+cluster://"
-            ) from None
-        except TooFewReplicas as error:
-            raise StoreUnavailable(
-                f"store {self._shown}: {error}", mend="see that the replicas run and keep up; then try again"
-            ) from None
-        except (RedisError, OSError) as error:
-            raise self._unavailable(error) from None
-
-    def _unavailable(self, error: Exception) -> StoreUnavailable | StoreMisconfigured:
-        problem = f"store {self._shown}: {config.mask(str(error))}"
-        fault = tls_fault(error)
-        if isinstance(fault, ssl.SSLCertVerificationError):
-            return StoreMisconfigured(
-                problem,
-                mend="let store.tls_ca_file hold the authority that signed Redis' certificate, and let the host that "
-                "store.url names (of a cluster: that each node announces) be in the certificate",
-            )
-        if fault:
-            return StoreUnavailable(
-                problem,
-                mend="see that Redis speaks TLS on this port, and whether it wants a client certificate, "
-                "store.tls_cert_file and store.tls_key_file",
-            )
-        return StoreUnavailable(problem, mend="see that Redis runs, takes writes and has memory left; then try again")
-
-
-@cache
-def _sha(script: str) -> str:
-    """The name by which the server knows a script."""
-    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-def _counts(entries: bytes, counts: bytes) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """How many entries each customer has: one, if the script told nothing else."""
-    if counts:
-        return np.frombuffer(counts, dtype="<u2").astype(np.int64)
-    return np.ones(len(entries) // codec.ENTRY_BYTES, dtype=np.int64)
-
-
-def _joined(parts: Sequence[_Part]) -> _Part:
-    ids, entries, counts = zip(*parts, strict=True) if parts else ((), (), ())
-    return b"".join(ids), b"".join(entries), np.concatenate([*counts, np.empty(0, np.int64)])
-
-
-def _uuid(entries: bytes, at: int) -> bytes:
-    """The packed UUID of an entry among many."""
-    return entries[at * codec.ENTRY_BYTES + codec.TIME_BYTES : (at + 1) * codec.ENTRY_BYTES]
-
-
-def _batch(part: _Part, horizon: int, out: OptedOutDevices, *, latest_only: bool) -> Iterator[pa.RecordBatch]:
-    """One batch of what is visible, if anything is. Devices stand latest first already."""
-    ids, entries, counts = part
-    times = codec.unpack_times(entries)
-    columns = [texts(ids), codec.unpack_uuids(entries), pa.array(times)]
-    keep = times > horizon
-    if out:
-        keep &= ~out.among(columns[1])
-    if len(times) > len(counts):
-        columns[0] = columns[0].take(pa.array(np.repeat(np.arange(len(counts)), counts)))
-        if latest_only:
-            kept = np.flatnonzero(keep)
-            owners = np.repeat(np.arange(len(counts)), counts)[kept]
-            newest = kept[np.unique(owners, return_index=True)[1]]
-            keep = np.zeros(len(times), dtype=bool)
-            keep[newest] = True
-    batch = pa.RecordBatch.from_arrays(columns, schema=EXPORT_SCHEMA)
-    if not keep.all():
-        batch = batch.filter(pa.array(keep))
-    if len(batch):
-        yield batch
-
-
-_RECORD_SHA = _sha(_RECORD)
-_SCRIPTS = {_sha(script): script for script in (_RECORD, _SWEEP, _NOTE, _RELEASE, _TAKE, _REMOVE, _READ)}
+    def _read_share(self, keys: Sequence[str]) -> list[Piece]:
+        answers = self._server.read([("EVALSHA", scripts.sha(scripts.READ), 1, key) for key in keys])
+        return [Piece(ids, entries, pieces.counts(entries, counts)) for ids, entries, counts in answers]
