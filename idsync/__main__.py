@@ -14,7 +14,8 @@ import click
 
 from idsync import config, holdings, ids, job, persons, signature, tag
 from idsync import migrate as migration
-from idsync.cli import command, group
+from idsync.cli import always_json, command, group, start
+from idsync.completion import configured
 from idsync.decision import MID_DPID
 from idsync.errors import MappingsMissing, StoreUnavailable, UsageError
 from idsync.persons import Person
@@ -26,6 +27,11 @@ from idsync.store.spool import Spool, Waiting
 
 _STORE_URL = "IDSYNC_STORE__URL"
 _CSV_HELP = "All that a file names: columns data_source and customer_id, or uuid; - for standard input."
+
+
+def _data_sources(settings: Settings) -> list[str]:
+    return [source.name for source in settings.data_sources]
+
 
 cli = group("idsync", "Receives customer-ID syncs from a website and keeps them; see also `python -m reconcile`.")
 
@@ -79,13 +85,14 @@ def _who(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help=_CSV_HELP),
         click.option("--uuid", metavar="UUID", help="A device, in place of a customer."),
         click.argument("customer_id", required=False),
-        click.argument("data_source", required=False),
+        click.argument("data_source", required=False, shell_complete=configured(_data_sources)),
     ):
         asked = option(asked)
     return asked
 
 
 @command(cli, "python -m idsync lookup crm user-4711")
+@always_json
 @_who
 def lookup(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """All that is held of a customer or a device, and since when it is opted out.
@@ -101,6 +108,7 @@ def lookup(config_path: Path | None, settings: Settings, people: Sequence[Person
 
 
 @command(cli, "python -m idsync opt-out crm user-4711", name="opt-out")
+@always_json
 @_who
 def opt_out(_config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """Store nothing more of a customer, with the device last linked to it, or of a device; and remove what is stored.
@@ -114,6 +122,7 @@ def opt_out(_config_path: Path | None, settings: Settings, people: Sequence[Pers
 
 
 @command(cli, "python -m idsync opt-in crm user-4711", name="opt-in")
+@always_json
 @_who
 def opt_in(_config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """Reverse an opt-out, when the person asks for it. DATA_SOURCE: see `lookup`.
@@ -127,6 +136,7 @@ def opt_in(_config_path: Path | None, settings: Settings, people: Sequence[Perso
 
 
 @command(cli, "python -m idsync erase crm user-4711")
+@always_json
 @_who
 def erase(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """Remove a customer or a device from store, spool and the job's files, and leave an opt-out behind.
@@ -142,6 +152,7 @@ def erase(config_path: Path | None, settings: Settings, people: Sequence[Person]
 
 
 @command(cli, "python -m idsync stats | jq .mappings")
+@always_json
 def stats(config_path: Path | None) -> None:
     """Customers and mappings of each data source, and in all; and the spool of this host's endpoint."""
     settings = config.load(config_path)
@@ -153,6 +164,7 @@ def stats(config_path: Path | None) -> None:
 
 
 @command(cli, "python -m idsync sweep")
+@always_json
 def sweep(config_path: Path | None) -> None:
     """Remove what is past its time: mappings, and with `python -m reconcile sweep` what the job keeps. Run it daily.
 
@@ -167,6 +179,7 @@ def sweep(config_path: Path | None) -> None:
 
 
 @command(cli, "python -m idsync migrate sqlite:///var/idsync.db redis://10.0.0.7:6379/0")
+@always_json
 @click.argument("from_url", metavar="FROM")
 @click.argument("to_url", metavar="TO")
 @click.option(
@@ -206,7 +219,8 @@ def migrate(config_path: Path | None, from_url: str, to_url: str, from_config: P
 
 
 @command(cli, "python -m idsync sign crm user-4711 --valid-for 10m")
-@click.argument("data_source")
+@always_json
+@click.argument("data_source", shell_complete=configured(_data_sources))
 @click.argument("customer_id")
 @click.option("--uuid", default="", metavar="UUID", help="The d_uuid that the call will carry. Default: none.")
 @click.option("--valid-for", default="10m", metavar="TIME", help="90s, 10m, 2h or 7d, the longest. Default: 10m.")
@@ -225,7 +239,7 @@ def sign(config_path: Path | None, data_source: str, customer_id: str, uuid: str
 
 
 @command(cli, "python -m idsync tag crm > tag.html", name="tag")
-@click.argument("data_source")
+@click.argument("data_source", shell_complete=configured(_data_sources))
 @click.option("--email", is_flag=True, help="Also the image for a mail, in which the mail system fills in the ID.")
 def website_tag(config_path: Path | None, data_source: str, email: bool) -> None:
     """The HTML for the website, as it is: put it on every page. DATA_SOURCE is a name of the configuration, or a DPID.
@@ -337,4 +351,4 @@ def _print(answer: Mapping[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    cli(prog_name="python -m idsync")
+    start(cli)

@@ -1,4 +1,4 @@
-"""What both command lines share: how errors end a program, the --config option, an example in every help text."""
+"""What both command lines share: how errors end a program, --config, --json, completion, an example in every help."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from idsync import completion
 from idsync.errors import IdsyncError
 
 
@@ -29,7 +30,29 @@ class Commands(click.Group):
 def group(name: str, text: str) -> Commands:
     """A command line called `name`, with `text` as the head of its help."""
     settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-    return Commands(name=name, help=text, context_settings=settings)
+    cli = Commands(name=name, help=text, context_settings=settings)
+
+    @command(cli, f"python -m {name} completion bash >> ~/.bashrc", name="completion")
+    @click.argument("shell", type=click.Choice(completion.SHELLS))
+    def print_completion(config_path: Path | None, shell: str) -> None:
+        click.echo(completion.script(cli, shell), nl=False)
+
+    print_completion.help = (
+        f"What SHELL is to read, so that Tab completes `{name}`: commands, options, and names from the configuration."
+        f" It defines the word `{name}` for `python -m {name}`, to be used in any folder."
+    )
+    return cli
+
+
+def start(cli: Commands) -> None:
+    """Run it as `python -m`, or complete what a shell asks for."""
+    cli(prog_name=f"python -m {cli.name}", complete_var=completion.variable(str(cli.name)))
+
+
+def always_json(function: Callable[..., None]) -> Callable[..., None]:
+    """Takes --json, for who gives it to every command: the answer is JSON with or without."""
+    option = click.option("--json", is_flag=True, expose_value=False, help="The answer is JSON with or without it.")
+    return option(function)
 
 
 def command(cli: Commands, example: str, name: str | None = None) -> Callable[[Callable[..., None]], click.Command]:

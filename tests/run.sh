@@ -19,7 +19,7 @@ export PATH
 missing=""
 for need in redis-server:redis-server php-cli:php nodejs:node chromium:chromium gnupg:gpg \
     openssh-server:sshd openssh-client:ssh-keygen nginx:nginx logrotate:logrotate prometheus:promtool \
-    systemd:systemd-analyze openssl:openssl; do
+    systemd:systemd-analyze openssl:openssl zsh:zsh fish:fish; do
     command -v "${need#*:}" >/dev/null || missing="$missing ${need%%:*}"
 done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

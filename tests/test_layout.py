@@ -1,6 +1,7 @@
 """The house rules that a reader relies on: who may import whom, and which modules are pure."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ IMPURE_MODULES = {
 # What the job takes from the endpoint's package: the store, the settings, what an ID is, how a command line behaves.
 SHARED = {
     *("idsync.store", "idsync.ids", "idsync.config", "idsync.settings", "idsync.errors", "idsync.cli"),
+    "idsync.completion",
     "idsync.charts",  # one look for the pages of both
 }
 
@@ -69,3 +71,19 @@ def test_the_top_level_is_as_it_should_be() -> None:
     known = {"requirements.txt", "README.md", "pyproject.toml", "idsync", "reconcile", "deploy", "tests", "var"}
     extra = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - known
     assert extra <= {"idsync.toml"}
+
+
+def test_what_is_installed_is_all_that_there_is() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / name.replace(".", "/") for name in told["packages"]}
+    inits = [path for top in ("idsync", "reconcile") for path in (ROOT / top).rglob("__init__.py")]
+    assert set(folders.values()) == {path.parent for path in inits}
+    data = {
+        path
+        for name, patterns in told["package-data"].items()
+        for each in patterns
+        for path in folders[name].glob(each)
+    }
+    there = {path for top in ("idsync", "reconcile") for path in (ROOT / top).rglob("*") if path.is_file()}
+    other = {path for path in there if path.suffix not in {".py", ".pyc"}}
+    assert other == {path for path in data if path.is_file()}

@@ -15,6 +15,7 @@ from reconcile import syncfile
 from reconcile.check import job as checking
 from reconcile.check import report as check_report
 from reconcile.commands import aside, cli
+from reconcile.commands.choices import DATA_SOURCES, DESTINATIONS, figures_option
 from reconcile.progress import meter
 from reconcile.receipt import job as receipts
 from reconcile.receipt import show
@@ -24,16 +25,26 @@ from reconcile.segments import show as segments_report
 
 
 @command(cli, "python -m reconcile sync-file crm --destination aam", name="sync-file")
-@click.argument("data_sources", nargs=-1, required=True, metavar="DATA_SOURCE [DATA_SOURCE…]")
-@click.option("--destination", metavar="NAME", help="Where to deliver; needed where there are several destinations.")
+@click.argument(
+    "data_sources", nargs=-1, required=True, metavar="DATA_SOURCE [DATA_SOURCE…]", shell_complete=DATA_SOURCES
+)
+@click.option(
+    "--destination",
+    metavar="NAME",
+    shell_complete=DESTINATIONS,
+    help="Where to deliver; needed where there are several destinations.",
+)
 @click.option("--all", "everything", is_flag=True, help="Send all mappings, not only those that were not sent before.")
 @click.option("--compression", type=click.Choice(["none", "gzip"]), default="gzip", show_default=True)
+@figures_option
 def sync_file(
     config_path: Path | None,
     data_sources: tuple[str, ...],
+    *,
     destination: str | None,
     everything: bool,
     compression: syncfile.Compression,
+    as_json: bool,
 ) -> None:
     """Deliver the stored mappings as an ID-sync file: the AAM UUID, then the customer ID of each DATA_SOURCE.
 
@@ -53,7 +64,7 @@ def sync_file(
         )
     for line in syncfile.told(summary):
         console.print(line)
-    if not sys.stdout.isatty():
+    if as_json or not sys.stdout.isatty():
         click.echo(json.dumps(summary.as_dict()))
 
 
@@ -104,7 +115,13 @@ def receipt(config_path: Path | None, file: Path, as_json: bool) -> None:
 
 @command(cli, "python -m reconcile segments exports/ --data-source crm -o segments.csv")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
-@click.option("--data-source", required=True, metavar="NAME", help="To whose customers the devices lead.")
+@click.option(
+    "--data-source",
+    required=True,
+    metavar="NAME",
+    shell_complete=DATA_SOURCES,
+    help="To whose customers the devices lead.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="A .csv, .csv.gz or .parquet.")
 @click.option(
     "--rejects", type=click.Path(path_type=Path), metavar="PATH", help="A CSV of the lines left out, and why."

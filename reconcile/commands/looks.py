@@ -13,6 +13,7 @@ from idsync.errors import UsageError
 from idsync.settings import Settings
 from reconcile import aftermath, report
 from reconcile.commands import cli
+from reconcile.commands.choices import FEEDS, RUNS_AND_FEEDS
 from reconcile.ledger import Ledger
 from reconcile.overview import overview
 from reconcile.run import clock, resolve
@@ -21,7 +22,7 @@ from reconcile.syncfile import dpids_of
 
 
 @command(cli, "python -m reconcile history crm-daily --json | jq '.[0].matched'")
-@click.argument("feed", required=False)
+@click.argument("feed", required=False, shell_complete=FEEDS)
 @click.option("--json", "as_json", is_flag=True, help="All figures of each run, as a list.")
 def history(config_path: Path | None, feed: str | None, as_json: bool) -> None:
     """What the runs of FEED, or of all feeds, did, latest first."""
@@ -32,7 +33,7 @@ def history(config_path: Path | None, feed: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
     elif rows:
-        Console(highlight=False, soft_wrap=True).print(report.history(rows))
+        Console(highlight=False, soft_wrap=True, width=_width()).print(report.history(rows))
     else:
         click.echo("no run yet", err=True)
 
@@ -54,7 +55,7 @@ def feeds(config_path: Path | None, as_json: bool) -> None:
 
 
 @command(cli, "python -m reconcile report crm-daily --json | jq '.prediction'", name="report")
-@click.argument("run", required=False, metavar="[RUN|FEED]")
+@click.argument("run", required=False, metavar="[RUN|FEED]", shell_complete=RUNS_AND_FEEDS)
 @click.option("--json", "as_json", is_flag=True, help="The same as the run's report.json.")
 def show_report(config_path: Path | None, run: str | None, as_json: bool) -> None:
     """What RUN did, the last run of FEED, or the last of all; and where its page is.

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from idsync import config
-from idsync.cli import command
+from idsync.cli import always_json, command
 from reconcile import erasure, retention
 from reconcile.commands import cli
 from reconcile.errors import RunLocked
@@ -16,6 +16,7 @@ from reconcile.run import clock
 
 
 @command(cli, """echo '{"dpid": 12345, "customer_id": "user-4711"}' | python -m reconcile erase --find""")
+@always_json
 @click.option("--find", "only_find", is_flag=True, help="Change nothing; tell what holds the IDs.")
 @click.option("--wait", type=click.FloatRange(0), default=10, show_default=True, help="Seconds, for runs to end.")
 def erase(config_path: Path | None, only_find: bool, wait: float) -> None:
@@ -33,6 +34,7 @@ def erase(config_path: Path | None, only_find: bool, wait: float) -> None:
 
 
 @command(cli, "python -m reconcile sweep")
+@always_json
 def sweep(config_path: Path | None) -> None:
     """Remove what is past its time: held records, rejects, files, run folders. Each run does so for its own feed."""
     settings = config.load(config_path)

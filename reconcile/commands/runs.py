@@ -12,14 +12,14 @@ from idsync.cli import command
 from idsync.errors import UsageError
 from reconcile import preview, redeliver, report
 from reconcile.commands import aside, cli
-from reconcile.commands.choices import Moment
+from reconcile.commands.choices import DESTINATIONS, FEEDS, RUNS, Moment, figures_option
 from reconcile.progress import meter
 from reconcile.run import Engine, clock, rehearse, resolve, run
 from reconcile.summary import Summary
 
 
 @command(cli, "python -m reconcile run crm-daily --dry-run", name="run")
-@click.argument("feed")
+@click.argument("feed", shell_complete=FEEDS)
 @click.option("--dry-run", is_flag=True, help="Read, join and count, and show the same table; write nothing.")
 @click.option("--hold", is_flag=True, help="Freeze the files, and wait for `release` before they are delivered.")
 @click.option(
@@ -43,6 +43,7 @@ from reconcile.summary import Summary
     help="With --dry-run: show so many records beside the lines that they become, some of each fate.",
 )
 @click.option("--mask", is_flag=True, help="With --sample: hide the IDs.")
+@figures_option
 def run_feed(
     config_path: Path | None,
     feed: str,
@@ -54,6 +55,7 @@ def run_feed(
     limit: int | None,
     sample: int | None,
     mask: bool,
+    as_json: bool,
 ) -> None:
     """Reconcile the new inputs of FEED and deliver the result.
 
@@ -88,14 +90,15 @@ def run_feed(
         console.print(report.funnel(summary))
     for record in shown:
         console.print(report.beside(record))
-    if not sys.stdout.isatty():
+    if as_json or not sys.stdout.isatty():
         told = {"preview": [record.as_dict() for record in shown]} if sample else {}
         click.echo(json.dumps(summary.as_dict() | told))
 
 
 @command(cli, "python -m reconcile release 1790000000-crm-daily")
-@click.argument("run_id", metavar="RUN")
-def release(config_path: Path | None, run_id: str) -> None:
+@click.argument("run_id", metavar="RUN", shell_complete=RUNS)
+@figures_option
+def release(config_path: Path | None, run_id: str, as_json: bool) -> None:
     """Deliver RUN, which `run --hold` has frozen.
 
     Where somebody has opted out since, it is withdrawn: its inputs are new again. The figures go to stdout as JSON.
@@ -106,15 +109,20 @@ def release(config_path: Path | None, run_id: str) -> None:
         account = redeliver.release(settings, run_id, meter=progress, now=clock)
     for file in account.files:
         console.print(f"{file['location']}  {report.amount(file['lines'], 'line')}, {file['bytes']:,} bytes")
-    if not sys.stdout.isatty():
+    if as_json or not sys.stdout.isatty():
         click.echo(json.dumps(account.as_dict()))
 
 
 @command(cli, "python -m reconcile redeliver 1790000000-crm-daily --to aam-beta", name="redeliver")
-@click.argument("run_id", metavar="RUN")
-@click.option("--to", metavar="DESTINATION", help="Where to; default: where the run was delivered.")
+@click.argument("run_id", metavar="RUN", shell_complete=RUNS)
+@click.option(
+    "--to", metavar="DESTINATION", shell_complete=DESTINATIONS, help="Where to; default: where the run was delivered."
+)
 @click.option("--despite-opt-outs", is_flag=True, help="Even though somebody has opted out since the files were made.")
-def redeliver_run(config_path: Path | None, run_id: str, to: str | None, despite_opt_outs: bool) -> None:
+@figures_option
+def redeliver_run(
+    config_path: Path | None, run_id: str, to: str | None, *, despite_opt_outs: bool, as_json: bool
+) -> None:
     """Offer the files of RUN, delivered before, once more: same names, same bytes.
 
     What is there already is seen to be the same. Audience Manager takes no name a second time. The files and where
@@ -130,7 +138,7 @@ def redeliver_run(config_path: Path | None, run_id: str, to: str | None, despite
         console.print(f"{file['location']}  {report.amount(file['lines'], 'line')}, {file['bytes']:,} bytes")
     if not told.files:
         console.print("the run had nothing to send, so there is no file")
-    if not sys.stdout.isatty():
+    if as_json or not sys.stdout.isatty():
         click.echo(json.dumps(asdict(told)))
 
 

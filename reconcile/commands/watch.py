@@ -13,6 +13,7 @@ from rich.text import Text
 from idsync import config
 from idsync.cli import command
 from reconcile.commands import aside, cli
+from reconcile.commands.choices import FEEDS
 from reconcile.health.job import Look, look
 from reconcile.run import clock
 
@@ -20,7 +21,7 @@ _TRY_LATER = 75
 
 
 @command(cli, "python -m reconcile health crm-daily --json | jq '.subjects[] | select(.well | not)'")
-@click.argument("feeds", nargs=-1, metavar="[FEED…]")
+@click.argument("feeds", nargs=-1, metavar="[FEED…]", shell_complete=FEEDS)
 @click.option("--json", "as_json", is_flag=True, help="What is wrong, and what was told, as JSON on stdout.")
 def health(config_path: Path | None, feeds: tuple[str, ...], as_json: bool) -> None:
     """Tell whether all is well with FEED, or with all feeds, the store and the ledger; for cron, every few minutes.

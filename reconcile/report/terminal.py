@@ -64,7 +64,7 @@ def history(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line a run, latest first."""
     table = Table(box=None, pad_edge=False)
     for name in ("run", "feed", "state"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "run", overflow="fold")  # a run's name is typed elsewhere
     for name in (*_FIGURES, "files"):
         table.add_column(name, justify="right")
     table.add_column("problem")
