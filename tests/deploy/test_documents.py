@@ -3,11 +3,13 @@
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from idsync import settings
 from idsync.outcomes import Outcome
+from reconcile.health.judging import Kind
 from tests.deploy import commands
 from tests.deploy.documents import FOLDER, README, RUNBOOK, anchors, headings, sections
 
@@ -105,12 +107,15 @@ def test_every_setting_that_the_runbook_names_exists() -> None:
     assert set(re.findall(r"`(?:\w+\.)?([a-z_]+) = ", text)) <= keys
 
 
-def test_every_outcome_that_the_runbook_names_exists() -> None:
-    """Words with a hyphen in a list of outcomes."""
-    words = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", RUNBOOK.read_text()))
-    ours = {outcome.label for outcome in Outcome}
+def test_every_outcome_and_fault_that_the_runbook_names_exists() -> None:
+    """Words with a hyphen: outcomes of calls, and what `reconcile health` finds."""
+    text = RUNBOOK.read_text()
+    words = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", text))
+    ours, faults = {outcome.label for outcome in Outcome}, set(get_args(Kind))
     assert words & ours
-    assert {word for word in words if not word.startswith("id-")} <= ours
+    assert {word for word in words if not word.startswith("id-")} <= ours | faults
+    section = text.split("## reconcile health", 1)[1].split("\n## ", 1)[0]
+    assert faults <= set(re.findall(r"`([a-z-]+)`", section))
 
 
 def test_every_file_below_deploy_is_in_its_readme() -> None:
