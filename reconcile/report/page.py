@@ -22,6 +22,7 @@ _UNITS = {
     "joining": "line",
     "delivering": "file",
 }
+_LEAST_SHARE = 0.001
 _GOOD = {"delivered", "nothing-to-do", "dry-run"}
 
 
@@ -182,7 +183,7 @@ def prediction_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
         for row in rows
     ]
-    columns = ("term", "records here", "lines there", "")
+    columns = ("term", "input records", "file lines", "")
     return Table("Onboarding status, predicted", columns, tuple(shown), frozenset({""}))
 
 
@@ -196,9 +197,9 @@ def steps_table(summary: Mapping[str, Any]) -> Table | None:
         rate = f"{count / seconds:,.0f} {unit}s/s" if seconds > 0 and unit != "file" else NONE
         if step["step"] == "delivering" and seconds > 0 and size:
             rate = f"{size / seconds / 1e6:,.1f} MB/s"
-        rows.append((step["step"], amount(count, unit), f"{seconds:,.1f} s", rate))
+        rows.append((step["step"], amount(count, unit), duration(seconds), rate))
     if summary.get("finished_at") and rows:
-        rows.append(("whole run", "", f"{(summary['finished_at'] - summary['planned_at']) / 1000:,.1f} s", ""))
+        rows.append(("whole run", "", duration((summary["finished_at"] - summary["planned_at"]) / 1000), ""))
     columns = ("step", "amount", "time", "rate")
     return Table("Steps; some run side by side", columns, tuple(rows)) if rows else None
 
@@ -209,7 +210,14 @@ def amount(number: int, thing: str) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else ""
+    if not whole:
+        return ""
+    return "<0.1%" if 0 < part / whole < _LEAST_SHARE else f"{part / whole:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """`12 ms`, `1.4 s`, `183.0 s`."""
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def moment(milliseconds: int) -> str:

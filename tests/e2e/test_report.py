@@ -87,6 +87,17 @@ def test_it_fits_every_screen_and_fetches_nothing(browser: Browser, report: Path
     assert len(grounds) == 2
 
 
+def test_on_a_phone_files_are_read_without_scrolling(browser: Browser, report: Path) -> None:
+    for width, is_wide in ((390, False), (1280, True)):
+        with opened(browser, report, width, "light") as tab:
+            region = tab.get_by_role("region", name="Files for local")
+            assert region.evaluate("e => e.scrollWidth <= e.clientWidth")
+            assert region.locator("thead").is_visible() is is_wide
+            name = "e => getComputedStyle(e, '::before').content"
+            told = region.locator("td", has_text="bytes lie there").evaluate(name)
+            assert ("proof" in told) is not is_wide
+
+
 def test_on_paper_it_is_white_whole_and_not_cut_off(browser: Browser, report: Path, tmp_path: Path) -> None:
     with opened(browser, report, 760, "dark") as tab:
         tab.emulate_media(media="print", color_scheme="dark")

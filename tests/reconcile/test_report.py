@@ -14,7 +14,7 @@ from reconcile.errors import DestinationRefused, RunRefused, Undiagnosed
 from reconcile.ledger import Ledger
 from reconcile.report import prediction
 from reconcile.report.figures import DAYS, TOP, compose, days, ids_in
-from reconcile.report.page import page_of
+from reconcile.report.page import duration, page_of, share
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
 from tests.idsync.test_status import Reader
@@ -107,6 +107,16 @@ def test_steps_are_timed_and_counted(world: World) -> None:
     ]
     assert all(0 <= step["seconds"] < 60 for step in summary.steps)
     assert "joining 1 line" in text(world)
+
+
+def test_what_is_small_is_not_said_to_be_nothing() -> None:
+    assert [share(1, 5_000), share(0, 5_000), share(5, 5_000), share(0, 0)] == ["<0.1%", "0.0%", "0.1%", ""]
+    assert [duration(0.0036), duration(0.9994), duration(1), duration(1234.56)] == [
+        "4 ms",
+        "999 ms",
+        "1.0 s",
+        "1,234.6 s",
+    ]
 
 
 def test_of_each_error_the_first_ten_are_shown_and_the_reasons_beyond_ten_summed_up(world: World) -> None:
