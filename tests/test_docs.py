@@ -28,6 +28,7 @@ TABLES: dict[str, type[BaseModel]] = {
     '**`[[destinations]]`** of `kind = "sftp"`': settings.SftpDestination,
     "**`[pgp]`**": settings.Pgp,
     "**`[reconcile]`**": settings.Reconcile,
+    "**`[health]`**": settings.Health,
 }
 
 
@@ -61,7 +62,8 @@ def matches(shown: str, default: Any, *, required: bool) -> bool:
 
 
 def test_the_top_level_has_no_other_key() -> None:
-    tables = {"store", "endpoint", "privacy", "abuse", "data_sources", "feeds", "destinations", "reconcile", "pgp"}
+    tables = {"store", "endpoint", "privacy", "abuse", "data_sources", "feeds", "destinations", "reconcile"}
+    tables |= {"pgp", "health"}
     assert set(settings.Settings.model_fields) == tables | {"partner"}
     assert "| `partner` |" in README
 
