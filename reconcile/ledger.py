@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,11 +42,14 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def reserve(self, feed: str, now_seconds: int) -> tuple[str, int]:
-        """A run ID and a timestamp (UTC seconds) that no run of any feed has had: file names depend on it."""
+    def reserve(self, feed: str, now_seconds: int, agree: Callable[[int], int] = lambda time: time) -> tuple[str, int]:
+        """A run ID and a timestamp (UTC seconds) that no run of any feed has had: file names depend on it.
+
+        `agree` gives, for the least that is possible here, one that is so on other hosts as well.
+        """
         with self._transaction() as db:
             (last,) = db.execute("SELECT coalesce(max(timestamp), 0) FROM runs").fetchone()
-            timestamp = max(now_seconds, int(last) + 1)
+            timestamp = agree(max(now_seconds, int(last) + 1))
             run = f"{timestamp}-{feed}"
             db.execute("INSERT INTO runs VALUES (?, ?, ?, 'planned', '{}')", (run, feed, timestamp))
         return run, timestamp

@@ -69,6 +69,10 @@ class Tenure:
                 mend="run again: what was frozen waits, and whoever has the lease now may have gone on with it",
             )
 
+    def later(self, seconds: int) -> int:
+        """A time for names, which no run of any feed has had on any host. Raises StoreUnavailable."""
+        return self._leases.later(seconds)
+
     def end(self) -> None:
         self._ended.set()
         self._thread.join()

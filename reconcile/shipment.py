@@ -121,11 +121,14 @@ class Shipment:
     def begin(self, account: Account, *, on_hold: bool = False) -> tuple[RunFolder, int]:
         """A folder, and a time for the names of files, in UTC seconds. What is planned is written down first."""
         account.planned_at = self._now()
-        account.run, timestamp = self.ledger.reserve(account.feed, account.planned_at // 1000)
+        agreed = {"agree": self._tenure.later} if self._tenure else {}
+        account.run, timestamp = self.ledger.reserve(account.feed, account.planned_at // 1000, **agreed)
         failpoints.reached(Point.RESERVED)
         folder = self._state.run(account.run)
         with durable.telling(folder.path):
             folder.files.mkdir(parents=True)
+            for made in folder.path.parents[:2]:  # the folders of all runs, and of the job
+                durable.sync_folder(made)
         failpoints.reached(Point.FOLDER_MADE)
         if on_hold:
             folder.mark_on_hold()

@@ -3,6 +3,8 @@
 A lease ends by itself when its holder no longer renews it. Each time one is granted its token grows: what was begun
 under an older one can be told. One who asks under the holder's own name gets the lease at once: names are such that the
 holder is then known to be gone.
+
+The times that name files are given out here, too: two hosts would else, in one second, give one name to two files.
 """
 
 import sqlite3
@@ -38,8 +40,19 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 
-_SCHEMA = """CREATE TABLE IF NOT EXISTS leases (
-    name TEXT PRIMARY KEY, token INTEGER NOT NULL, holder TEXT NOT NULL, ends REAL NOT NULL)"""
+# KEYS: the last time given out. ARGV: seconds. Returns the time given out now.
+_LATER = """
+local given = math.max((tonumber(redis.call('GET', KEYS[1])) or 0) + 1, tonumber(ARGV[1]))
+redis.call('SET', KEYS[1], string.format('%d', given))
+return given
+"""
+_LAST_TIME = "ids:last-time"
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS leases ("
+    "name TEXT PRIMARY KEY, token INTEGER NOT NULL, holder TEXT NOT NULL, ends REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS last_time (id INTEGER PRIMARY KEY CHECK (id = 1), seconds INTEGER NOT NULL)",
+)
 _WAIT_SECONDS = 5
 
 
@@ -54,6 +67,9 @@ class Leases(Protocol):
 
     def release(self, name: str, token: int) -> None:
         """Fine if it is not this token's any more."""
+
+    def later(self, seconds: int) -> int:
+        """A time that is greater than any given out before, to whomever: `seconds`, unless it is too early."""
 
     def close(self) -> None: ...
 
@@ -84,6 +100,9 @@ class RedisLeases:
     def release(self, name: str, token: int) -> None:
         self.renew(name, token, 0)
 
+    def later(self, seconds: int) -> int:
+        return int(self._store.ask(("EVAL", _LATER, 1, _LAST_TIME, seconds)))
+
     def close(self) -> None:
         self._store.close()
 
@@ -113,6 +132,15 @@ class SqliteLeases:
     def release(self, name: str, token: int) -> None:
         self.renew(name, token, 0)
 
+    def later(self, seconds: int) -> int:
+        query = (
+            "INSERT INTO last_time VALUES (1, ?) ON CONFLICT DO UPDATE SET seconds = max(seconds + 1, excluded.seconds)"
+            " RETURNING seconds"
+        )
+        with self._transaction() as db:
+            ((given,),) = db.execute(query, (seconds,)).fetchall()
+        return int(given)
+
     def close(self) -> None:
         """Nothing is kept open."""
 
@@ -121,7 +149,8 @@ class SqliteLeases:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=_WAIT_SECONDS, isolation_level=None)) as db:
-                db.execute(_SCHEMA)
+                for table in _SCHEMA:
+                    db.execute(table)
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -77,6 +78,18 @@ def test_of_many_at_once_one_gets_it(leases: Leases) -> None:
     for thread in threads:
         thread.join()
     assert sum(isinstance(answer, int) for answer in answers) == 1
+
+
+def test_times_only_grow(leases: Leases) -> None:
+    now = 1_790_000_000
+    given = [leases.later(seconds) for seconds in (now, now, now - 3600, now + 1, now + 60, 0)]
+    assert given == [now, now + 1, now + 2, now + 3, now + 60, now + 61]
+
+
+def test_a_time_is_given_out_once(leases: Leases) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(leases.later, [1_790_000_000] * 40))
+    assert sorted(given) == list(range(1_790_000_000, 1_790_000_040))
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])

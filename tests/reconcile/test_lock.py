@@ -62,6 +62,19 @@ def test_two_hosts_cannot_run_one_feed_at_once(hosts: tuple[World, World], point
     assert can_run(second)  # a lease is given back
 
 
+def test_two_hosts_never_give_one_name_to_two_files(hosts: tuple[World, World]) -> None:
+    """Their ledgers know nothing of each other, and the clock of one is behind."""
+    first, second = hosts
+    first.run()
+    second.now = first.now - 5_000
+    second.run()
+    (one,), (other,) = (list(world.delivered.iterdir()) for world in hosts)
+    assert other.name > one.name
+    first.put("b.csv", [("c1", "m", "", "")])
+    first.run()
+    assert max(path.name for path in first.delivered.iterdir()) > other.name
+
+
 def test_a_host_that_died_frees_the_feed_when_its_lease_ends(hosts: tuple[World, World]) -> None:
     first, second = hosts
     assert begin(World.run, first, until=(Point.FROZEN, 1)).end().killed
@@ -118,6 +131,9 @@ class Scripted:
 
     def release(self, name: str, token: int) -> None:
         self.released.set()
+
+    def later(self, seconds: int) -> int:
+        raise NotImplementedError
 
     def close(self) -> None: ...
 
