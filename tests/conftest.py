@@ -1,9 +1,12 @@
-"""Servers that a whole test run shares, and the rule that nothing is skipped."""
+"""Servers that a whole run shares, and what holds for all tests: none is skipped, files of the job are valid."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from reconcile.check import job as checking
+from reconcile.state import RunFolder
 from tests.servers import RedisServer, redis_cluster, redis_server
 
 
@@ -17,6 +20,20 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
     with redis_cluster(tmp_path_factory.mktemp("cluster")) as nodes:
         yield nodes
+
+
+@pytest.fixture(autouse=True)
+def valid_output(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The job's own files pass `check`, after every test that has made any."""
+    yield
+    folder = request.node.funcargs.get("tmp_path")
+    manifests = Path(folder).rglob("runs/*/manifest.json") if folder else ()
+    for path in manifests:
+        found = checking.check(RunFolder(path.parent).frozen_files(), checking.Options(_LATE))
+        assert found.valid, [(finding.rule, finding.message) for finding in found.findings]
+
+
+_LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
