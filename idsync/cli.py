@@ -1,8 +1,9 @@
 """What both command lines share: how errors end a program, --config, --json, completion, an example in every help."""
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,20 @@ from idsync.errors import IdsyncError
 
 
 class Commands(click.Group):
-    """Ends with an error's own exit status and no traceback; a reader that closes the pipe has read enough."""
+    """Ends with an error's own exit status and no traceback; a reader that closes the pipe has read enough.
+
+    `modules`: by command, the one whose import adds it. So a command waits for nothing that only others need.
+    """
+
+    modules: Mapping[str, str] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self.modules})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.modules:
+            importlib.import_module(self.modules[cmd_name])
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -27,10 +41,11 @@ class Commands(click.Group):
             ctx.exit(0)
 
 
-def group(name: str, text: str) -> Commands:
-    """A command line called `name`, with `text` as the head of its help."""
+def group(name: str, text: str, modules: Mapping[str, str] | None = None) -> Commands:
+    """A command line called `name`, with `text` as the head of its help; `modules`: see Commands."""
     settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
     cli = Commands(name=name, help=text, context_settings=settings)
+    cli.modules = modules or {}
 
     @command(cli, f"python -m {name} completion bash >> ~/.bashrc", name="completion")
     @click.argument("shell", type=click.Choice(completion.SHELLS))

@@ -3,7 +3,6 @@
 `shipment` is the part that ID-sync files share: what survives which death, who may be overtaken by whom.
 """
 
-import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from idsync.errors import UsageError
 from idsync.settings import DataSource, Destination, Feed, Settings
 from reconcile import aftermath, encryption, inputs, preview, retention, room, spark, statusfile, syncfile, tables
+from reconcile.clock import clock
 from reconcile.encryption import Recipient
 from reconcile.feed import Plan, file_name, plan
 from reconcile.inputs import Gathered, Input
@@ -24,11 +24,6 @@ from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
 
 Engine = Literal["duckdb", "spark"]
-
-
-def clock() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def run(

@@ -40,11 +40,11 @@ from reconcile.mappings import Mappings
 from reconcile.names import AAM_UUID_DPID, IdSyncName
 from reconcile.optouts import OptOuts
 from reconcile.progress import Meter
-from reconcile.report import amount
 from reconcile.screen import doubtful_ids, text_buffer
 from reconcile.sent import SEEN
 from reconcile.shipment import Account, Shipment, entries, resolve_destination
 from reconcile.state import FeedState, RunFolder
+from reconcile.words import amount
 
 MAX_SOURCES = 8  # what a file's name has room for
 ENDS_IN_SPACE = "id-ends-in-space"

@@ -1,6 +1,8 @@
 """The house rules that a reader relies on: who may import whom, and which modules are pure."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -20,7 +22,7 @@ PURE = [
         "reconcile/inputs/layout.py",
         *(f"reconcile/check/{name}.py" for name in ("block", "content", "findings", "kinds", "naming", "screen")),
         *("reconcile/why/forms.py", "reconcile/why/affixes.py", "reconcile/why/diagnosis.py"),
-        *("reconcile/report/prediction.py", "reconcile/report/page.py"),
+        *("reconcile/report/prediction.py", "reconcile/report/page.py", "reconcile/words.py"),
         "reconcile/lines.py",
         "reconcile/names.py",
         "reconcile/engine/sql.py",
@@ -87,3 +89,11 @@ def test_what_is_installed_is_all_that_there_is() -> None:
     there = {path for top in ("idsync", "reconcile") for path in (ROOT / top).rglob("*") if path.is_file()}
     other = {path for path in there if path.suffix not in {".py", ".pyc"}}
     assert other == {path for path in data if path.is_file()}
+
+
+def test_check_waits_for_nothing_that_it_does_not_need() -> None:
+    """Its files are many, and some small."""
+    told = "import sys; from reconcile.__main__ import cli; cli(['check', '-h'], standalone_mode=False)"
+    told = f"{told}; print(*sys.modules, sep=chr(10))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"duckdb", "boto3", "paramiko", "redis", "flask", "gunicorn"} & set(done.stdout.split())

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reconcile.check.findings import RULES, FileReport, Report
-from reconcile.report import amount
+from reconcile.words import amount
 
 WIDTH = 240  # of a table that no terminal shows
 

@@ -4,7 +4,21 @@ from rich.console import Console
 
 from idsync.cli import group
 
-cli = group("reconcile", "Joins offline records to the synced IDs and delivers files to Audience Manager.")
+_MODULES = {
+    "checks": ("check", "receipt"),
+    "files": ("sync-file",),
+    "looks": ("feeds", "history", "report"),
+    "privacy": ("erase", "sweep"),
+    "runs": ("redeliver", "release", "run"),
+    "segments": ("segments",),
+    "watch": ("health",),
+}
+
+cli = group(
+    "reconcile",
+    "Joins offline records to the synced IDs and delivers files to Audience Manager.",
+    {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names},
+)
 
 
 def aside() -> Console:

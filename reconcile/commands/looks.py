@@ -12,11 +12,12 @@ from idsync.cli import command
 from idsync.errors import UsageError
 from idsync.settings import Settings
 from reconcile import aftermath, report
+from reconcile.clock import clock
 from reconcile.commands import cli
 from reconcile.commands.choices import FEEDS, RUNS_AND_FEEDS
 from reconcile.ledger import Ledger
 from reconcile.overview import overview
-from reconcile.run import clock, resolve
+from reconcile.run import resolve
 from reconcile.state import FeedState
 from reconcile.syncfile import dpids_of
 

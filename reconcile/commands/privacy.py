@@ -10,9 +10,9 @@ import click
 from idsync import config
 from idsync.cli import always_json, command
 from reconcile import erasure, retention
+from reconcile.clock import clock
 from reconcile.commands import cli
 from reconcile.errors import RunLocked
-from reconcile.run import clock
 
 
 @command(cli, """echo '{"dpid": 12345, "customer_id": "user-4711"}' | python -m reconcile erase --find""")

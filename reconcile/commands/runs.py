@@ -11,11 +11,13 @@ from idsync import config
 from idsync.cli import command
 from idsync.errors import UsageError
 from reconcile import preview, redeliver, report
+from reconcile.clock import clock
 from reconcile.commands import aside, cli
 from reconcile.commands.choices import DESTINATIONS, FEEDS, RUNS, Moment, figures_option
 from reconcile.progress import meter
-from reconcile.run import Engine, clock, rehearse, resolve, run
+from reconcile.run import Engine, rehearse, resolve, run
 from reconcile.summary import Summary
+from reconcile.words import amount
 
 
 @command(cli, "python -m reconcile run crm-daily --dry-run", name="run")
@@ -108,7 +110,7 @@ def release(config_path: Path | None, run_id: str, as_json: bool) -> None:
     with meter(console) as progress:
         account = redeliver.release(settings, run_id, meter=progress, now=clock)
     for file in account.files:
-        console.print(f"{file['location']}  {report.amount(file['lines'], 'line')}, {file['bytes']:,} bytes")
+        console.print(f"{file['location']}  {amount(file['lines'], 'line')}, {file['bytes']:,} bytes")
     if as_json or not sys.stdout.isatty():
         click.echo(json.dumps(account.as_dict()))
 
@@ -135,7 +137,7 @@ def redeliver_run(
             settings, run_id, to=to, despite_opt_outs=despite_opt_outs, meter=progress, now=clock
         )
     for file in told.files:
-        console.print(f"{file['location']}  {report.amount(file['lines'], 'line')}, {file['bytes']:,} bytes")
+        console.print(f"{file['location']}  {amount(file['lines'], 'line')}, {file['bytes']:,} bytes")
     if not told.files:
         console.print("the run had nothing to send, so there is no file")
     if as_json or not sys.stdout.isatty():
@@ -143,12 +145,12 @@ def redeliver_run(
 
 
 def _nothing(summary: Summary, pattern: str) -> str:
-    waiting = f"; waiting for their sync: {report.amount(summary.held, 'held record')}" if summary.held else ""
+    waiting = f"; waiting for their sync: {amount(summary.held, 'held record')}" if summary.held else ""
     if summary.unfinished_inputs:
-        waiting += f"; still being written: {report.amount(summary.unfinished_inputs, 'file')}"
+        waiting += f"; still being written: {amount(summary.unfinished_inputs, 'file')}"
     if summary.older_inputs:
-        waiting += f"; older than asked for: {report.amount(summary.older_inputs, 'file')}"
+        waiting += f"; older than asked for: {amount(summary.older_inputs, 'file')}"
     if summary.known_inputs:
-        known = report.amount(summary.known_inputs, "file")
+        known = amount(summary.known_inputs, "file")
         return f"nothing to do: {known} of {pattern}, all delivered before{waiting}"
     return f"nothing to do: no file matches {pattern}{waiting}"

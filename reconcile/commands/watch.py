@@ -12,10 +12,10 @@ from rich.text import Text
 
 from idsync import config
 from idsync.cli import command
+from reconcile.clock import clock
 from reconcile.commands import aside, cli
 from reconcile.commands.choices import FEEDS
 from reconcile.health.job import Look, look
-from reconcile.run import clock
 
 _TRY_LATER = 75
 

@@ -15,12 +15,11 @@ from typing import Any
 from reconcile import durable
 from reconcile.report.figures import HISTORY_RUNS, compose, ids_in
 from reconcile.report.html import render
-from reconcile.report.page import amount, page_of
+from reconcile.report.page import page_of
 from reconcile.report.terminal import beside, feeds, funnel, history, told
 
 __all__ = [
     "HISTORY_RUNS",
-    "amount",
     "beside",
     "compose",
     "feeds",

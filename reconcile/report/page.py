@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from idsync import charts
 from idsync.charts import Chart
+from reconcile.words import amount
 
 NONE = "\N{EN DASH}"
 _KINDS = ("matched", "unmatched", "rejected")
@@ -202,11 +203,6 @@ def steps_table(summary: Mapping[str, Any]) -> Table | None:
         rows.append(("whole run", "", duration((summary["finished_at"] - summary["planned_at"]) / 1000), ""))
     columns = ("step", "amount", "time", "rate")
     return Table("Steps; some run side by side", columns, tuple(rows)) if rows else None
-
-
-def amount(number: int, thing: str) -> str:
-    """`1 file`, `1,200 files`."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def share(part: float, whole: float) -> str:

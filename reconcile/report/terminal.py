@@ -11,8 +11,8 @@ from reconcile.overview import Overview
 from reconcile.preview import Shown
 from reconcile.rejects import EXPLANATIONS
 from reconcile.report import page, prediction
-from reconcile.report.page import amount
 from reconcile.summary import Summary
+from reconcile.words import amount
 
 _NOTHING = {"matched": "nothing to send", "unmatched": "no line", "rejected": "no line"}
 _FIGURES = ("read", "matched", "unmatched", "rejected", "lines")

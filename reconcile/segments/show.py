@@ -4,9 +4,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reconcile.report import amount
 from reconcile.segments import lines
 from reconcile.segments.job import SegmentSummary
+from reconcile.words import amount
 
 
 def table(summary: SegmentSummary) -> RenderableType:

@@ -23,9 +23,10 @@ def check(program: str, arguments: list[str]) -> None:
     """Fails unless the program has this command and takes these arguments. Nothing is run."""
     cli = _CLIS[program]
     name, *rest = arguments
-    assert name in cli.commands, (program, name)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None, (program, name)
     try:
-        cli.commands[name].make_context(name, rest)
+        command.make_context(name, rest)
     except click.exceptions.Exit:  # --help
         pass
     except click.ClickException as error:
