@@ -5,14 +5,16 @@ gzipped files one page says at most 3 GB, another 1 GB, and the smaller is kept;
 files are read is not promised, and of a user's lines only 200 count: all of them stay in one file.
 """
 
+import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from awscrt.checksums import crc64nvme
 from isal import isal_zlib
 
 from reconcile import durable, failpoints
@@ -33,7 +35,8 @@ _GZIP_WINDOW = 31  # 15 bits of window, +16 for one gzip member without name or 
 
 @dataclass(frozen=True, slots=True)
 class FrozenFile:
-    """`sha256` and `md5` are those of the file as it lies on disk, in hex; earlier versions noted no MD5."""
+    """`sha256` and `md5` are those of the file as it lies on disk, in hex; `crc` is S3's CRC-64/NVME of it, in base64.
+    Earlier versions noted no MD5 and no CRC."""
 
     name: str
     bytes: int
@@ -41,6 +44,7 @@ class FrozenFile:
     lines: int
     sha256: str
     md5: str = ""
+    crc: str = ""
 
 
 class Packer(Protocol):
@@ -93,7 +97,7 @@ class FileWriter:
         self._folder, self._name = folder, name
         self._split_raw, self._split_packed = split_raw or SPLIT_RAW_BYTES, split_packed or SPLIT_PACKED_BYTES
         self._packer = encrypted_by or (gzip_packer if name.suffix == "gz" else None)
-        self._hasher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hashes")
+        self._workers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="files")  # two hashes, and one to sync
         self._done: list[_Part] = []
         self._part: _Part | None = None
 
@@ -108,6 +112,8 @@ class FileWriter:
     def finish(self) -> list[FrozenFile]:
         """Give the files their names; the list is empty if nothing was written."""
         self._close_part()
+        for part in self._done:
+            part.see_synced()
         frozen = []
         for number, part in enumerate(self._done, start=1):
             name = self._name.part(number if len(self._done) > 1 else None).render()
@@ -119,11 +125,11 @@ class FileWriter:
         return frozen
 
     def close(self) -> None:
-        """Let go of a file that was not finished."""
-        if self._part is not None:
-            self._part.drop()
-            self._part = None
-        self._hasher.shutdown()
+        """Let go of files that were not finished."""
+        for part in (*self._done, *([self._part] if self._part else [])):
+            part.drop()
+        self._part = None
+        self._workers.shutdown()
 
     def _write(self, text: memoryview, count: int) -> None:
         part = self._part
@@ -131,13 +137,15 @@ class FileWriter:
             self._close_part()
         if self._part is None:
             path = self._folder / f".part.{len(self._done) + 1}"
-            self._part = _Part(path, self._packer() if self._packer else None, self._hasher)
+            self._part = _Part(path, self._packer() if self._packer else None, self._workers)
         self._part.write(text, count)
         failpoints.reached(Point.FILE_BEGUN)
 
     def _close_part(self) -> None:
         if self._part is not None:
             self._part.close()
+            for part in self._done[-1:]:  # only one is synced at a time, while the next one grows
+                part.see_synced()
             self._done.append(self._part)
             self._part = None
             failpoints.reached(Point.FILE_CLOSED)
@@ -174,15 +182,16 @@ def _user_before(text: memoryview, line_at: int) -> bytes:
 
 
 class _Part:
-    """A file that grows. Its hashes are taken beside, in a thread, of one piece at a time."""
+    """A file that grows. Its hashes are taken beside, each in a thread, of one piece at a time; so is it synced."""
 
-    def __init__(self, path: Path, packer: Packer | None, hasher: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, packer: Packer | None, workers: ThreadPoolExecutor) -> None:
         self.path = path
-        self.bytes = self.raw_bytes = self.lines = 0
+        self.bytes = self.raw_bytes = self.lines = self._crc = 0
         self._digests = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         self._file: BinaryIO = path.open("wb")
-        self._packer, self._hasher = packer, hasher
-        self._hashing: Future[None] | None = None
+        self._packer, self._workers = packer, workers
+        self._hashing: list[Future[None]] = []
+        self._syncing: Future[None] | None = None
 
     def write(self, text: memoryview, count: int) -> None:
         self.raw_bytes += len(text)
@@ -190,37 +199,44 @@ class _Part:
         self._put(self._packer.compress(text) if self._packer else text)
 
     def close(self) -> None:
+        """It is whole, and lasts once it is synced."""
         if self._packer:
             self._put(self._packer.flush())
         self._see_hashed()
         with durable.telling(self.path):
             self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        self._syncing = self._workers.submit(os.fsync, self._file.fileno())
+
+    def see_synced(self) -> None:
+        if self._syncing is not None:
+            with durable.telling(self.path):
+                self._syncing.result()
+                self._file.close()
+            self._syncing = None
 
     def drop(self) -> None:
         self._see_hashed()
+        if self._syncing is not None:
+            wait([self._syncing])
         with durable.telling(self.path):  # what is in the buffer is written once more, and fails once more
             self._file.close()
 
     def frozen(self, name: str) -> FrozenFile:
         sha256, md5 = (digest.hexdigest() for digest in self._digests)
-        return FrozenFile(name, self.bytes, self.raw_bytes, self.lines, sha256, md5)
+        crc = base64.b64encode(self._crc.to_bytes(8, "big")).decode()
+        return FrozenFile(name, self.bytes, self.raw_bytes, self.lines, sha256, md5, crc)
 
     def _put(self, data: bytes | memoryview) -> None:
         if not data:
             return
         self.bytes += len(data)
         self._see_hashed()
-        self._hashing = self._hasher.submit(self._hash, data)
+        self._hashing = [self._workers.submit(digest.update, data) for digest in self._digests]
+        self._crc = crc64nvme(data, self._crc)
         with durable.telling(self.path):
             self._file.write(data)
 
-    def _hash(self, data: bytes | memoryview) -> None:
-        for digest in self._digests:
-            digest.update(data)
-
     def _see_hashed(self) -> None:
-        if self._hashing is not None:
-            self._hashing.result()
-            self._hashing = None
+        for hashing in self._hashing:
+            hashing.result()
+        self._hashing = []

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from reconcile import durable
+from reconcile.files import FrozenFile
 
 _CHUNK = 1 << 20
 
@@ -33,22 +34,29 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A file read once: its parts, its SHA-256 in hex, its CRC-64/NVME in base64 (S3's checksum of whole objects)."""
+    """A file read once: its parts, its CRC-64/NVME in base64 (S3's checksum of whole objects), its SHA-256 in hex.
+
+    That is empty where nobody asked for it.
+    """
 
     parts: tuple[Part, ...]
-    sha256: str
     crc: str
+    sha256: str
+
+    def is_of(self, file: FrozenFile) -> bool:
+        return self.crc == file.crc if file.crc else self.sha256 == file.sha256
 
 
-def measure(path: Path, part_bytes: int, *, md5s: bool = False) -> Measured:
+def measure(path: Path, part_bytes: int, *, sha256: bool = False, md5s: bool = False) -> Measured:
     parts: list[Part] = []
-    digest, crc = hashlib.sha256(), 0
+    digest, crc = hashlib.sha256() if sha256 else None, 0
     with path.open("rb") as file:
         offset = 0
         while True:
             part_crc, length, md5 = 0, 0, hashlib.md5(usedforsecurity=False) if md5s else None
             for chunk in _chunks(file, part_bytes):
-                digest.update(chunk)
+                if digest:
+                    digest.update(chunk)
                 if md5:
                     md5.update(chunk)
                 part_crc = crc64nvme(chunk, part_crc)
@@ -59,7 +67,7 @@ def measure(path: Path, part_bytes: int, *, md5s: bool = False) -> Measured:
             told = base64.b64encode(md5.digest()).decode() if md5 else ""
             parts.append(Part(len(parts) + 1, offset, length, encoded(part_crc), told))
             offset += length
-    return Measured(tuple(parts), digest.hexdigest(), encoded(crc))
+    return Measured(tuple(parts), encoded(crc), digest.hexdigest() if digest else "")
 
 
 def _chunks(file: BinaryIO, limit: int) -> Iterator[bytes]:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # Audience Manager's buckets, from "About Amazon S3 inbound data" and "Inbound data: beta environment".
 BUCKETS = {"production": "demdex-s2s-clients", "beta": "demdex-s2s-client-sandbox-us-east-1"}
 
+_BUFFER_BYTES = 1 << 18
+
 _TAKEN = 412
 _RACE = 409
 _MISSING = 404
@@ -125,8 +127,8 @@ class S3Delivery:
     # --- in parts --------------------------------------------------------------------------------------------------
 
     def _put_parts(self, path: Path, file: FrozenFile, key: str, where: str) -> None:
-        measured = multipart.measure(path, self._part_bytes, md5s=not self._checksums)
-        if measured.sha256 != file.sha256:
+        measured = multipart.measure(path, self._part_bytes, sha256=not file.crc, md5s=not self._checksums)
+        if not measured.is_of(file):
             raise damaged(path)
         upload = multipart.saved(path, self._bucket, key, self._part_bytes)
         if upload is None:
@@ -260,7 +262,7 @@ class S3Delivery:
         if attested and "-" not in attested:  # with one: a checksum of the parts' checksums
             return base64.b64decode(attested).hex() == file.sha256
         if head.get("ChecksumType") == "FULL_OBJECT" and (crc := head.get("ChecksumCRC64NVME")):
-            return crc == multipart.measure(path, self._part_bytes).crc
+            return crc == (file.crc or multipart.measure(path, self._part_bytes).crc)
         digest = hashlib.sha256()
         for piece in self._client().get_object(Bucket=self._bucket, Key=key)["Body"].iter_chunks(1 << 20):
             digest.update(piece)
@@ -330,7 +332,9 @@ class _Body:
     """A stretch of a file. It is read twice, to sign it and to send it: only the second time is the bandwidth's."""
 
     def __init__(self, path: Path, offset: int, length: int, bandwidth: Bandwidth) -> None:
-        self._file, self._offset, self._length, self._bandwidth = path.open("rb"), offset, length, bandwidth
+        self._file, self._offset, self._length = path.open("rb", buffering=_BUFFER_BYTES), offset, length
+        self._bandwidth = bandwidth
+        self._at = 0  # reckoned, not asked for: it is read in tens of thousands of small pieces
         self._file.seek(offset)
         self.paced = False
 
@@ -344,18 +348,20 @@ class _Body:
         return self._length
 
     def read(self, size: int | None = -1) -> bytes:
-        left = self._length - self.tell()
-        data = self._file.read(left if size is None or size < 0 else min(size, left))
+        left = self._length - self._at
+        data = self._file.read(left if size is None or size < 0 or size > left else size)
+        self._at += len(data)
         if self.paced:
             self._bandwidth.take(len(data))
         return data
 
     def seek(self, position: int, whence: int = 0) -> int:
-        start = (0, self.tell(), self._length)[whence]
-        return self._file.seek(self._offset + start + position) - self._offset
+        start = (0, self._at, self._length)[whence]
+        self._at = self._file.seek(self._offset + start + position) - self._offset
+        return self._at
 
     def tell(self) -> int:
-        return self._file.tell() - self._offset
+        return self._at
 
 
 def _pace(request: Any, **_: object) -> None:

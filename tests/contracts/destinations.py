@@ -1,5 +1,6 @@
 """The kinds of destination that the delivery contract runs on, each on a real server or a strict stand-in."""
 
+import base64
 import datetime
 import hashlib
 import ipaddress
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from awscrt.checksums import crc64nvme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -83,7 +85,8 @@ def frozen(folder: Path, data: bytes, name: str = NAME) -> tuple[Path, FrozenFil
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_bytes(data)
-    return path, FrozenFile(name, len(data), len(data), 1, hashlib.sha256(data).hexdigest())
+    crc = base64.b64encode(crc64nvme(data).to_bytes(8, "big")).decode()
+    return path, FrozenFile(name, len(data), len(data), 1, hashlib.sha256(data).hexdigest(), crc=crc)
 
 
 def large() -> bytes:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,17 @@ def test_attested_checksums_tell_other_bytes_of_the_same_size(strict: StrictS3, 
     with pytest.raises(DeliveryConflict):
         once(strict).deliver(*parts, PLANNED_AT)
     assert strict.read == 0
+
+
+def test_a_file_of_an_earlier_version_has_no_crc(strict: StrictS3, parts: tuple[Path, FrozenFile]) -> None:
+    path, file = parts
+    file = replace(file, crc="")
+    once(strict).deliver(path, file, PLANNED_AT)
+    assert strict.objects.pop(PATH) == large()
+    path.write_bytes(large()[:-1] + b"?")
+    with pytest.raises(DestinationRefused, match="not the bytes that were frozen"):
+        once(strict).deliver(path, file, PLANNED_AT)
+    assert strict.objects == {}
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Frozen files: split where they should be, whole lines only, the same lines always the same bytes."""
 
+import base64
 import gzip
 import hashlib
 import random
@@ -7,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from awscrt.checksums import crc64nvme
 
 from reconcile.files import FileWriter, FrozenFile
 from reconcile.names import InboundName, Suffix, parse
@@ -98,6 +100,8 @@ def test_one_user_alone_is_not_cut(tmp_path: Path) -> None:
     assert (file.lines, file.raw_bytes) == (8, 8 * 6003)
 
 
-def test_md5_is_that_of_the_file(tmp_path: Path) -> None:
+def test_md5_and_crc_are_those_of_the_file(tmp_path: Path) -> None:
     for file in freeze(tmp_path, noise(300)):
-        assert file.md5 == hashlib.md5((tmp_path / file.name).read_bytes()).hexdigest()  # noqa: S324
+        data = (tmp_path / file.name).read_bytes()
+        assert file.md5 == hashlib.md5(data).hexdigest()  # noqa: S324
+        assert base64.b64decode(file.crc) == crc64nvme(data).to_bytes(8, "big")
