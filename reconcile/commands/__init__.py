@@ -5,10 +5,11 @@ from rich.console import Console
 from idsync.cli import group
 
 _MODULES = {
-    "checks": ("check", "receipt"),
+    "checks": ("check",),
     "files": ("sync-file",),
     "looks": ("feeds", "history", "report"),
     "privacy": ("erase", "sweep"),
+    "receipts": ("receipt",),
     "runs": ("redeliver", "release", "run"),
     "segments": ("segments",),
     "watch": ("health",),

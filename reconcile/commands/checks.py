@@ -1,4 +1,4 @@
-"""What holds files and messages of anybody against what they should be."""
+"""Files of anybody against the rules."""
 
 import json
 import os
@@ -15,8 +15,6 @@ from reconcile.check import report as check_report
 from reconcile.clock import clock
 from reconcile.commands import cli
 from reconcile.progress import meter
-from reconcile.receipt import job as receipts
-from reconcile.receipt import show
 
 
 @command(cli, "python -m reconcile check var/delivered/*.gz --json | jq '.findings[].rule'")
@@ -42,23 +40,4 @@ def check(config_path: Path | None, files: tuple[Path, ...], as_json: bool, limi
         width = None if sys.stdout.isatty() else check_report.WIDTH
         Console(highlight=False, width=width).print(check_report.findings(found))
     if not found.valid:
-        sys.exit(1)
-
-
-@command(cli, "python -m reconcile receipt receipt.eml --json | jq '.findings[] | select(.verdict != \"agrees\")'")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Terms, findings and files as JSON on stdout.")
-def receipt(config_path: Path | None, file: Path, as_json: bool) -> None:
-    """Hold Audience Manager's e-mail about a batch, FILE or - for standard input, against what was delivered.
-
-    The message as it was saved (.eml), or its text. What it reports is kept in the ledger. A difference is explained
-    where it can be; exits with 1 if one can't, as somebody should look then.
-    """
-    found = receipts.read(config.load(config_path), file, clock())
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
-    else:
-        width = None if sys.stdout.isatty() else check_report.WIDTH
-        Console(highlight=False, width=width).print(show.account(found))
-    if not found.holds:
         sys.exit(1)

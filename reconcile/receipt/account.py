@@ -110,13 +110,21 @@ def sent_files(runs: Iterable[Mapping[str, Any]]) -> list[SentFile]:
     ]
 
 
-def compare(receipt: Receipt, sent: Sequence[SentFile], earlier: Iterable[Mapping[str, Any]] = ()) -> Account:
-    """`sent`: all files of the runs with these `timestamps`. `earlier`: receipts that were read before, as `kept`."""
+def compare(
+    receipt: Receipt,
+    sent: Sequence[SentFile],
+    earlier: Iterable[Mapping[str, Any]] = (),
+    predicted: Mapping[str, Mapping[str, int]] | None = None,
+) -> Account:
+    """`sent`: all files of the runs with these `timestamps`. `earlier`: receipts that were read before, as `kept`.
+    `predicted`: by run, what its report predicts, by term.
+    """
     found = _Found(receipt, sent)
+    forecast = _forecast(found, predicted or {})
     findings = [
         *found.findings(),
         *_received(receipt, found),
-        *_processing(receipt),
+        *_processing(receipt, forecast.get(terms.STORED)),
         *_errors(receipt),
         *_times(receipt, found),
         *_repeats(receipt, found, earlier),
@@ -126,8 +134,8 @@ def compare(receipt: Receipt, sent: Sequence[SentFile], earlier: Iterable[Mappin
         expected |= {terms.RECEIVED: found.expected, terms.PROCESSED: found.expected}
         expected |= dict.fromkeys((terms.FORMAT, terms.INVALID, terms.INVALID_DEVICE), 0)
         expected |= {terms.FAILED_TRAITS: 0, terms.FAILED_USERS: 0}
-    if (stored := _reckoned(receipt.figures)) is not None:
-        expected[terms.STORED] = stored
+    expected[terms.STORED] = _reckoned(receipt.figures)
+    expected |= forecast
     told = receipt.figures
     rows = tuple(Row(term, expected[term], told.get(term)) for term in terms.TERMS if term in told or expected[term])
     return Account(rows, tuple(findings), found.runs, found.named, receipt.started, receipt.ended)
@@ -192,6 +200,15 @@ class _Found:
             )
 
 
+def _forecast(found: _Found, predicted: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """The terms that the reports of all these runs predict, summed; nothing where the batch is not all theirs."""
+    runs = [predicted.get(run, {}) for run in found.runs]
+    if not runs or found.strangers or found.missing:
+        return {}
+    known = [term for term in (terms.NO_MATCH, terms.NO_TRAIT, terms.STORED) if all(term in each for each in runs)]
+    return {term: sum(each[term] for each in runs) for term in known}
+
+
 def _received(receipt: Receipt, found: _Found) -> Iterable[Finding]:
     received, expected = receipt.figures.get(terms.RECEIVED), found.expected
     if received is None or expected is None:
@@ -216,7 +233,7 @@ def _received(receipt: Receipt, found: _Found) -> Iterable[Finding]:
         )
 
 
-def _processing(receipt: Receipt) -> Iterable[Finding]:
+def _processing(receipt: Receipt, forecast: int | None) -> Iterable[Finding]:
     told = receipt.figures
     received, processed, stored = (told.get(term) for term in (terms.RECEIVED, terms.PROCESSED, terms.STORED))
     if received is not None and processed is not None and received != processed:
@@ -231,6 +248,10 @@ def _processing(receipt: Receipt) -> Iterable[Finding]:
         return
     if stored == reckoned:
         yield Finding("agrees", terms.STORED, "processed less the errors")
+        if forecast is not None and stored != forecast:
+            more = "more" if stored > forecast else "fewer"
+            message = f"{abs(stored - forecast):,} {more} than the run's report predicted, by the errors that it tells"
+            yield Finding("explained", terms.STORED, message)
     else:
         yield Finding(
             "contradiction",

@@ -15,7 +15,7 @@ from reconcile.errors import InputRefused
 from reconcile.ledger import Ledger
 from reconcile.receipt import account, job, message, terms
 from reconcile.receipt.account import Account, SentFile
-from reconcile.receipt.terms import ERRORS, PROCESSED, RECEIVED, STORED, Receipt
+from reconcile.receipt.terms import ERRORS, NO_MATCH, NO_TRAIT, PROCESSED, RECEIVED, STORED, Receipt
 from tests.reconcile.samples import NOW, World, uuid
 
 SAMPLES = Path(__file__).parents[1] / "data" / "receipts"
@@ -276,6 +276,31 @@ def test_errors(term: str, verdict: str) -> None:
     assert found.holds is (verdict == "explained")
 
 
+def test_what_the_reports_of_the_runs_predicted() -> None:
+    """A run that sends unmatched customers expects some not to be known; two runs of one batch are summed."""
+    other = [SentFile("ftp_dpm_12345_1790000009.sync.gz", "1790000009-daily", "daily", "delivered", 5, NOW)]
+    predicted = {
+        "1790000000-daily": {NO_MATCH: 2, STORED: 5},
+        "1790000009-daily": {NO_MATCH: 1, STORED: 4, NO_TRAIT: 0},
+    }
+    both = [*sent(7), *other]
+    names = [file.name for file in both]
+    found = account.compare(told(names, 12, No_Matching_AAM_ID=3), both, predicted=predicted)
+    assert (row(found, NO_MATCH), row(found, STORED), row(found, NO_TRAIT)) == ((3, 3), (9, 9), (None, 0))
+    assert verdicts(found)[STORED] == "agrees"
+    fewer = account.compare(told(names, 12, No_Matching_AAM_ID=5), both, predicted=predicted)
+    assert (fewer.holds, row(fewer, STORED)) == (True, (9, 7))
+    assert "2 fewer than the run's report predicted" in fewer.findings[-2].message
+    more = account.compare(told(names, 12), both, predicted=predicted)
+    assert "3 more than" in next(each.message for each in more.findings if each.verdict == "explained")
+
+
+def test_of_a_part_of_a_run_nothing_is_predicted() -> None:
+    predicted = {"1790000000-daily": {NO_MATCH: 2, STORED: 5}}
+    found = account.compare(told([sent(3, 4)[1].name], 4), sent(3, 4), predicted=predicted)
+    assert (row(found, NO_MATCH), row(found, STORED)) == ((None, 0), (4, 4))
+
+
 def test_a_receipt_that_leaves_terms_out_is_not_reckoned() -> None:
     found = account.compare(Receipt({RECEIVED: 7, STORED: 1}, (sent(7)[0].name,)), sent(7))
     assert verdicts(found) == {RECEIVED: "agrees"}
@@ -347,7 +372,8 @@ def test_the_command(world: World) -> None:
     shown: dict[str, Any] = json.loads(done.stdout)
     assert (shown["holds"], shown["runs"]) == (True, [world.last.run])
     assert shown["files"] == [{"reported": name, "delivered": name} for name in delivered(world)]
-    assert {"term": STORED, "expected": 2, "reported": 2} in shown["terms"]
+    assert {"term": STORED, "expected": 3, "reported": 2} in shown["terms"]
+    assert {"term": NO_MATCH, "expected": 0, "reported": 1} in shown["terms"]
     [kept] = Ledger(world.state / "ledger.db").receipts()
     assert (kept["runs"], kept["figures"][STORED], kept["holds"]) == ([world.last.run], 2, True)
     piped = reconcile(world, "receipt", "-", stdin=path.read_bytes())
