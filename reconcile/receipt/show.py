@@ -13,7 +13,7 @@ _STYLES = {"agrees": "green", "explained": "", "contradiction": "red"}
 
 def account(found: Account) -> RenderableType:
     """The terms beside what was expected, then the findings, contradictions first."""
-    table = Table(title=_title(found), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in ("expected", "reported"):
         table.add_column(name, justify="right")
@@ -26,7 +26,7 @@ def account(found: Account) -> RenderableType:
     notes = [
         Text.assemble((each.verdict, _STYLES[each.verdict]), f": {each.about}: {each.message}") for each in worst_first
     ]
-    return Group(table, *notes)
+    return Group(Text(_title(found)), table, *notes)
 
 
 def _title(found: Account) -> str:
