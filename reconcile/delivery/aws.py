@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 _SESSION_NAME = "idsync-reconcile"  # as the role's owner sees it in CloudTrail
 _CONNECTIONS = 16  # as many as `parallel` may be
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 120
 
 
 def s3_client(destination: S3Destination) -> "S3Client":
     """Tries each call once: `courier` tries again. Safe to share between threads. Raises BotoCoreError."""
     once = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
-        connect_timeout=10,
-        read_timeout=120,
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_ANSWER_SECONDS,
         max_pool_connections=_CONNECTIONS,
         # nothing but what a call asks for by itself: servers other than Amazon's may not know the newer trailers
         request_checksum_calculation="when_required",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconcile.delivery import bandwidth, connect
+from reconcile.delivery import aws, bandwidth, connect
 from reconcile.delivery.base import Delivery
 from reconcile.delivery.courier import Courier, Patience
 from reconcile.errors import DeliveryConflict, DestinationRefused, DestinationUnavailable
@@ -130,6 +130,17 @@ def test_passing_faults_of_a_put_are_tried_again(strict: StrictS3, tmp_path: Pat
     patient(strict).deliver(*frozen(tmp_path, b"some bytes"), PLANNED_AT)
     assert list(strict.objects.values()) == [b"some bytes"]
     assert strict.puts == (2 if fault == "lose the answer" else 3)
+
+
+@pytest.mark.parametrize("fault", ["hang", "hang after storing"])
+def test_a_server_that_answers_too_late_is_asked_again(
+    strict: StrictS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(aws, "_ANSWER_SECONDS", 0.2)
+    strict.faults = [fault]
+    patient(strict).deliver(*frozen(tmp_path, b"some bytes"), PLANNED_AT)
+    assert list(strict.objects.values()) == [b"some bytes"]
+    assert strict.puts == 2
 
 
 @pytest.mark.parametrize("fault", [fault for fault in PASSING if fault != "BadDigest"])
