@@ -51,7 +51,7 @@ _ZSH = r"""%(prog_name)s() { env %(command)s "$@" }
     (( $#described )) && _describe -V unsorted described -U
     (( $#plain )) && compadd -U -V unsorted -a plain
 }
-(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
 compdef %(complete_func)s %(prog_name)s
 """
 _FISH = r"""function %(prog_name)s; env %(command)s $argv; end

@@ -16,7 +16,7 @@ import pytest
 from tests.reconcile.samples import NOW, World, uuid
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 30
 _TERMINALS = {
     "bash": ["bash", "--norc", "--noprofile", "-i"],
     "zsh": ["zsh", "-f", "-i"],
