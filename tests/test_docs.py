@@ -104,6 +104,12 @@ def test_every_file_that_the_readme_names_is_there() -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_every_link_within_the_readme_leads_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= anchors
+
+
 def test_nothing_refers_to_where_it_was_made() -> None:
     """No path of a developer's machine in what is committed."""
     hidden = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "var", "__pycache__"}
