@@ -60,42 +60,41 @@ def beside(record: Shown) -> RenderableType:
     return table
 
 
-def history(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a run, latest first."""
+def history(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """One line a run, latest first, and why some ended badly. A run's name has its feed's in it."""
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "feed", "state"):
-        table.add_column(name, no_wrap=name == "run", overflow="fold")  # a run's name is typed elsewhere
+    for name in ("run", "state"):
+        table.add_column(name, no_wrap=True, overflow="fold")  # is typed elsewhere, or looked for
     for name in (*_FIGURES, "files"):
         table.add_column(name, justify="right")
-    table.add_column("problem")
     for row in rows:
         figures = [f"{row.get(name, 0):,}" for name in _FIGURES]
-        files = str(len(row.get("files", ())))
-        table.add_row(row["run"], row["feed"], row["state"], *figures, files, Text(row.get("problem", "")))
-    return table
+        table.add_row(row["run"], row["state"], *figures, str(len(row.get("files", ()))))
+    problems = (f"{row['run']}: {row['problem']}" for row in rows if row.get("problem"))
+    return Group(table, *map(Text, problems))
 
 
-def feeds(found: Sequence[Overview], now: int) -> Table:
-    """One line a feed; `now` in milliseconds."""
+def feeds(found: Sequence[Overview], now: int) -> RenderableType:
+    """One line a feed, and what keeps some from running; `now` in milliseconds."""
     table = Table(box=None, pad_edge=False)
     for name in ("feed", "from", "to"):
         table.add_column(name)
-    for name in ("inputs", "bytes", "oldest", "held"):
+    for name in ("inputs", "oldest", "held"):
         table.add_column(name, justify="right")
-    for name in ("last run", "when", "match rate", "problem"):
+    for name in ("last run", "when"):
         table.add_column(name)
+    table.add_column("matched", justify="right")
     for feed in found:
-        inputs = [page.NONE if count is None else f"{count:,}" for count in (feed.waiting, feed.waiting_bytes)]
         table.add_row(
-            *(feed.feed, feed.data_source, feed.destination, *inputs),
-            page.ago(feed.oldest_at, now),
+            *(feed.feed, feed.data_source, feed.destination),
+            page.NONE if feed.waiting is None else f"{feed.waiting:,}",
+            page.ago(feed.oldest_at, now).removesuffix(" ago"),
             f"{feed.held:,}",
             feed.status or "none yet",
             page.ago(feed.planned_at, now),
             page.NONE if feed.match_rate is None else f"{feed.match_rate:.1%}",
-            Text(feed.problem),
         )
-    return table
+    return Group(table, *(Text(f"{feed.feed}: {feed.problem}") for feed in found if feed.problem))
 
 
 def _files(summary: Mapping[str, Any]) -> list[str]:

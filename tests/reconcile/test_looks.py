@@ -8,11 +8,14 @@ from typing import Any
 import boto3
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from idsync import feedruns
+from reconcile import report
 from reconcile.__main__ import cli
 from reconcile.delivery.directory import DirectoryDelivery
-from reconcile.errors import DestinationUnavailable
+from reconcile.errors import DestinationUnavailable, RunRefused
+from reconcile.ledger import Ledger
 from reconcile.overview import Overview, overview
 from tests.reconcile import samples
 from tests.reconcile.samples import NOW, NOW_SECONDS, SIGNALS, World, uuid
@@ -178,3 +181,22 @@ def test_a_run_that_is_none(world: World, asked: list[str]) -> None:
     assert done.exit_code == 2
     assert "history" in done.stderr
     assert not world.state.exists()
+
+
+def test_tables_fit_a_terminal_of_eighty_columns(world: World) -> None:
+    put(world, "a.csv", ("c1", "f", "", ""))
+    delivered = world.run().run
+    put(world, "b.csv", ("a:b", "f", "", ""), seconds=NOW_SECONDS + 60)
+    world.now += DAY
+    with pytest.raises(RunRefused):
+        world.run()
+    rows = Ledger(world.state / "ledger.db").history("daily")
+    console = Console(width=80, color_system=None)
+    with console.capture() as shown:
+        console.print(report.history(rows))
+        console.print(report.feeds([glance(world)], world.now))
+    lines = shown.get().splitlines()
+    assert "…" not in shown.get()
+    assert lines[2].split() == [delivered, "delivered", "1", "1", "0", "0", "1", "1"]
+    assert lines[3].startswith(f"{rows[0]['run']}: ")
+    assert lines[-2].startswith("daily: the last run was refused")
