@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from idsync import consent, identity, ids, redirect, reply, visitors
 from idsync.call import Malformed, SyncCall
-from idsync.declared import Declared, customers_named, declared
+from idsync.declared import MAX_IDS, Declared, customers_named, declared
 from idsync.outcomes import Fault, Outcome
 from idsync.reply import Reply
 from idsync.settings import Settings
@@ -31,6 +31,7 @@ RETRY_AFTER_SECONDS = 10
 MID_DPID = 0
 _CALLBACK = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(\.[A-Za-z_$][A-Za-z0-9_$]*)*")
 _MAX_CALLBACK = 128
+_FAULTS_OF_A_KIND = MAX_IDS + 1  # dpid without dpuuid is none of the IDs
 _NOT_KEPT = {
     Outcome.STORE_UNAVAILABLE: "nothing was stored: neither the store nor the spool takes it; try again",
     Outcome.OVERLOADED: "nothing was stored: too many calls wait for the store; try again",
@@ -284,8 +285,22 @@ def _document(uuid: str, stored: int, faults: Sequence[Fault]) -> dict[str, obje
 
 
 def errors(faults: Sequence[Fault]) -> list[dict[str, object]]:
-    """Code 0 stands for what Audience Manager's table has no code for."""
-    return [{"code": fault.outcome.code or 0, "msg": fault.message} for fault in faults]
+    """Code 0 stands for what Audience Manager's table has no code for.
+
+    A kind of fault is told so often that each ID within a call's limit has its own; of the rest only the number is
+    told, because what is malformed has no limit, and a small call must not have a large reply.
+    """
+    told: list[dict[str, object]] = []
+    counts: dict[tuple[Outcome, str], int] = {}
+    for fault in faults:
+        kind = fault.outcome, fault.reason
+        counts[kind] = counts.get(kind, 0) + 1
+        if counts[kind] <= _FAULTS_OF_A_KIND:
+            told.append({"code": fault.outcome.code or 0, "msg": fault.message})
+    for (outcome, _), count in counts.items():
+        if (more := count - _FAULTS_OF_A_KIND) > 0:
+            told.append({"code": outcome.code or 0, "msg": f"and {more} more of this kind"})
+    return told
 
 
 def error_header(faults: Sequence[Fault]) -> list[tuple[str, str]]:

@@ -1,8 +1,10 @@
 """Every error code of Audience Manager that the endpoint knows: a call that earns it, and what is stored even so."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,9 @@ class Site:
         assert b"hush" not in body
         return status, answered.get("X-Error")
 
+    def body(self, target: str) -> Any:
+        return json.loads(ask(self._app, target)[2])
+
     def has(self, dpid: int, customer_id: str) -> list[str]:
         return [device.uuid for device in self.store.devices(dpid, customer_id, NOW)]
 
@@ -149,6 +154,36 @@ def test_311(site: Site) -> None:
     assert site.call(f"/ibs:{GOOD}&dpuuid=hush%FF") == (400, "311")
     assert site.call(f"/ibs:{GOOD}&unknown=%zz") == (400, "311")
     assert site.store.count(NOW) == {}
+
+
+@pytest.mark.parametrize("route", ["sync", "demoptout"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "d_cid=x{}",
+        "d_cid=12345%01x%01{}",
+        "d_cid=12345%01hush%40{}.example.com",
+        "d_cid=x{0}&d_cid=12345%01a%3A{0}&d_cid=999%01b{0}",
+    ],
+)
+def test_hundreds_of_faults_have_a_small_reply(site: Site, route: str, bad: str) -> None:
+    queries = "&".join(bad.format(number) for number in range(600))
+    body = site.body(f"/{route}?{queries}&{GOOD}&d_rtbd=json")
+    told = [error["msg"] for error in body["errors"] if error["code"] in {300, 302}]
+    assert 10 <= len(told) <= 40
+    assert "12345" not in str(told)
+    if route == "demoptout":  # without a limit to the IDs
+        assert any(message.startswith("and 58") for message in told)  # of 600, two or three have an honest state
+        assert body["opted_out"] >= 1
+
+
+def test_malformed_ids_hide_no_fault_of_an_id_that_counts(site: Site) -> None:
+    malformed = "&".join(f"d_cid=x{number}" for number in range(300))
+    ids = "&".join(f"d_cid=12345%01a%3A{number}" for number in range(10))
+    told = [error["msg"] for error in site.body(f"/sync?{malformed}&{ids}")["errors"]]
+    assert "and 289 more of this kind" in told
+    for number in range(301, 311):
+        assert any(message.startswith(f"d_cid {number}: ") for message in told)
 
 
 def test_171(site: Site) -> None:
