@@ -47,7 +47,7 @@ class Application:
             if answer is None:
                 await self._mounted(scope, receive, send)
             else:
-                await _leave(answer, send)
+                await _leave(answer, send, bodiless=scope["method"] == "HEAD")
         elif kind == "lifespan":
             await self._live(receive, send)
         else:
@@ -86,8 +86,11 @@ def _raw_target(scope: Scope) -> str:
     return target
 
 
-async def _leave(answer: Reply, send: Send) -> None:
-    """Where a reply leaves as messages of ASGI. `server` writes it to the connection itself."""
+async def _leave(answer: Reply, send: Send, *, bodiless: bool) -> None:
+    """Where a reply leaves as messages of ASGI. `server` writes it to the connection itself.
+
+    gunicorn would drop the body of a reply to HEAD, and warn of it each time: anybody could fill the log.
+    """
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    await send({"type": "http.response.body", "body": b"" if bodiless else answer.body})
