@@ -187,9 +187,15 @@ def withdraw(run: RunFolder, ledger: Ledger, reason: str) -> None:
 
 
 def feeds(state_dir: Path) -> set[str]:
-    """The names of the feeds of which something is kept, whether they still are in the configuration or not."""
+    """The names of the feeds of which something is kept, whether they still are in the configuration or not. What
+    killed processes left counts: it may hold IDs as well.
+    """
     tables = [*state_dir.glob("held/[!.]*.parquet"), *state_dir.glob("sent/[!.]*.parquet")]
-    return {path.stem for path in tables} | {run.feed for run in _runs(state_dir)}
+    halves = [*state_dir.glob("held/.*.parquet.part"), *state_dir.glob("sent/.*.parquet.part")]
+    removed = {path.name.removeprefix(_REMOVED).partition("-")[2] for path in state_dir.glob(f"runs/{_REMOVED}*-*")}
+    left = {path.name[1:].removesuffix(".parquet.part") for path in halves} | removed
+    copied = {path.name for path in state_dir.glob("copies/*")}
+    return {path.stem for path in tables} | {run.feed for run in _runs(state_dir)} | left | copied
 
 
 def _runs(state_dir: Path) -> Iterator[RunFolder]:

@@ -195,9 +195,13 @@ def test_what_killed_processes_left_goes_without_a_look(world: World) -> None:
     (world.state / "runs" / ".removed-1700000001-daily" / "rejects").write_text(GONE)
     other = world.state / "runs" / ".removed-1700000001-other-daily"
     other.mkdir()
-    assert erase(world)["leftovers"] == 3
+    with exclusive(FeedState(world.state, "other-daily").lock, "other-daily"):
+        account = erase(world)
+    assert (account["leftovers"], account["busy"]) == (3, ["other-daily"])
     assert holding(world, GONE, GONE_UUID) == set()
     assert other.exists()
+    assert erase(world)["leftovers"] == 1
+    assert not other.exists()
 
 
 @pytest.mark.parametrize("when", ["scratch", "files"])

@@ -146,6 +146,20 @@ def test_leftovers_of_killed_processes_go(world: World) -> None:
     assert sweep(world) == Purged(leftovers=2)
 
 
+@pytest.mark.parametrize(
+    "left",
+    ["held/.old.parquet.part", "sent/.old.parquet.part", "runs/.removed-1700000001-old/held", "copies/old/0/a.csv"],
+)
+def test_leftovers_of_a_feed_that_is_no_more_go_as_well(world: World, left: str) -> None:
+    """Though nothing else tells of the feed."""
+    path = world.state / left
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("somebody's")
+    purged, _ = retention.sweep(world.settings, world.now)
+    assert purged.keys() == {"daily", "old"}
+    assert not path.exists()
+
+
 def test_an_end_marked_by_an_older_version_counts_from_its_plan(world: World) -> None:
     (mark,) = world.state.glob("runs/*/DELIVERED")
     mark.write_bytes(b"")
