@@ -190,12 +190,12 @@ LINES: list[tuple[str, str | bytes, Place]] = [
     (DATA, GOOD.encode("utf-16"), ("encoding", None, None)),
     (DATA, "", ("empty-file", None, None)),
     (f"{DATA}.gz", b"", ("empty-file", None, None)),
-    (f"{DATA}.gz", gzip.compress(b""), ("empty-file", None, None)),
+    (f"{DATA}.gz", gzip.compress(b"", mtime=0), ("empty-file", None, None)),
     (f"{DATA}.gz", GOOD, ("not-gzip", None, None)),
-    (DATA, gzip.compress(GOOD.encode()), ("gzip-unnamed", None, None)),
-    (f"{DATA}.gpg", gzip.compress(GOOD.encode()), ("gzip-unnamed", None, None)),
+    (DATA, gzip.compress(GOOD.encode(), mtime=0), ("gzip-unnamed", None, None)),
+    (f"{DATA}.gpg", gzip.compress(GOOD.encode(), mtime=0), ("gzip-unnamed", None, None)),
     (f"{DATA}.pgp", GOOD, ("not-encrypted", None, None)),
-    (f"{DATA}.gz", gzip.compress(GOOD.encode())[:-6], ("gzip-damaged", None, None)),
+    (f"{DATA}.gz", gzip.compress(GOOD.encode(), mtime=0)[:-6], ("gzip-damaged", None, None)),
 ]
 
 
