@@ -1,5 +1,6 @@
 """Real servers on 127.0.0.1 and free ports, started and stopped by their own process handles."""
 
+import os
 import resource
 import signal
 import socket
@@ -74,6 +75,7 @@ class RedisServer:
     def freeze(self) -> None:
         """Connections stay open and are even taken, but nothing is answered."""
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._running().pid, os.WSTOPPED | os.WNOWAIT)  # it may be about to answer
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

@@ -174,6 +174,9 @@ def test_many_opt_outs_are_told_each_once(store: MappingStore) -> None:
 # --- races -----------------------------------------------------------------------------------------------------------
 
 
+TURNS = 100_000  # more than anybody needs until the opt-out is answered
+
+
 def test_from_the_answer_on_no_worker_records_the_customer(kind: Kind) -> None:
     """Four workers record a customer as fast as they can; none is told of a UUID once the opt-out was answered."""
     answered = threading.Event()
@@ -181,7 +184,7 @@ def test_from_the_answer_on_no_worker_records_the_customer(kind: Kind) -> None:
     def work(number: int) -> list[str]:
         late = []
         with closing(kind.open()) as store:
-            for turn in range(400):
+            for turn in range(TURNS):
                 sure = answered.is_set()
                 (told,) = store.record([sync("c1", None if turn % 2 else number, NOW + turn, fresh=number)])
                 late += [told] * sure
@@ -207,7 +210,7 @@ def test_from_the_answer_on_no_worker_records_the_device(kind: Kind) -> None:
     def work(number: int) -> list[str]:
         late = []
         with closing(kind.open()) as store:
-            for turn in range(400):
+            for turn in range(TURNS):
                 sure = answered.is_set()
                 (told,) = store.record([sync(f"c{number}", 1, NOW + turn)])
                 late += [told] * sure
