@@ -62,7 +62,8 @@ class TraitWatch:
         """`unrealized` lines have neither a signal nor a known trait to add; `failing` ones name a trait that is not
         known, `unknown` the most frequent of those with the number of lines.
         """
-        unknown = [{"trait": trait, "lines": lines} for trait, lines in self._unknown.most_common(SHOWN)]
+        most = sorted(self._unknown.items(), key=lambda entry: (-entry[1], entry[0]))[:SHOWN]
+        unknown = [{"trait": trait, "lines": lines} for trait, lines in most]
         figures = {"lines": self._lines, "unrealized": self._unrealized, "failing": self._failing}
         return {"known": len(self._known), **figures, "unknown_traits": len(self._unknown), "unknown": unknown}
 

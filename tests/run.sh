@@ -19,7 +19,8 @@ export PATH
 missing=""
 for need in redis-server:redis-server php-cli:php nodejs:node chromium:chromium gnupg:gpg \
     openssh-server:sshd openssh-client:ssh-keygen nginx:nginx logrotate:logrotate prometheus:promtool \
-    systemd:systemd-analyze openssl:openssl zsh:zsh fish:fish; do
+    systemd:systemd-analyze openssl:openssl zsh:zsh fish:fish \
+    openjdk-17-jre-headless:java; do
     command -v "${need#*:}" >/dev/null || missing="$missing ${need%%:*}"
 done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

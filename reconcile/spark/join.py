@@ -44,12 +44,13 @@ class SparkJoin(Join):
         super().__init__(*args, **kwargs)
         refused = {
             "changes_only = true": self._feed.changes_only,
-            f'user_id = "{self._feed.user_id}"': self._feed.user_id not in {"uuid", "customer-id"},
+            f'user_id = "{self._feed.user_id}"': self._plan.other is not None,
+            f'kind = "{self._feed.kind}"': bool(self._plan.email_dpid),
         }
         for setting in [setting for setting, is_set in refused.items() if is_set]:
             raise UsageError(
                 f'feed "{self._feed.name}": {setting} is not possible with --engine spark',
-                mend="leave --engine away, or change the feed",
+                mend="leave --engine away; one machine does it",
             )
 
     def engine(self, scratch: Path) -> DuckEngine:
@@ -184,7 +185,10 @@ class SparkJoin(Join):
         if folder:
             return nullcontext(folder.scratch)
         stack = ExitStack()
-        made = TemporaryDirectory(prefix=".spark-", dir=self._settings.reconcile.state_dir)
+        state_dir = self._settings.reconcile.state_dir
+        with durable.telling(state_dir):
+            state_dir.mkdir(parents=True, exist_ok=True)
+        made = TemporaryDirectory(prefix=".spark-", dir=state_dir)
         return _Entered(stack, Path(stack.enter_context(made)))
 
 
