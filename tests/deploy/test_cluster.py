@@ -26,7 +26,8 @@ FOLDER = ROOT / "deploy" / "cluster"
 README = FOLDER / "README.md"
 VERSIONS = ("1.32", "1.37")  # the oldest that has all that is used here, and the newest known
 BYTES_A_MAPPING = 55
-NOT_APPLIED = {"kustomization.yaml", "prometheus-adapter.yaml", ".gitignore"}
+FOR_SPARK = {"requirements-spark.txt", "submit.py"}
+NOT_APPLIED = {"kustomization.yaml", "prometheus-adapter.yaml", ".gitignore"} | FOR_SPARK
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 DOCUMENTS: list[dict[str, Any]] = [
     document for name in KUSTOMIZATION["resources"] for document in yaml.safe_load_all((FOLDER / name).read_text())
