@@ -29,7 +29,7 @@ Task = Callable[[Iterator[Parcel], int], Iterator[Parcel]]
 _PARCELS_IN_BATCH = "8"
 _SETTINGS = {"spark.sql.execution.arrow.maxRecordsPerBatch": _PARCELS_IN_BATCH}
 _NOISE = re.compile(r"\s*(\[[A-Z_.]+\])?\s*(.{0,200})")
-_shipped: set[str] = set()
+_shipped: dict[str, TemporaryDirectory[str]] = {}
 
 
 class ClusterFailed(IdsyncError):
@@ -88,9 +88,8 @@ def cluster(scratch: Path) -> Iterator[Cluster]:
     with _errors():
         spark = running or _opened()
     try:
-        with TemporaryDirectory(prefix="reconcile-code-") as folder:
-            _ship(spark, Path(folder))
-            yield Cluster(spark, scratch)
+        _ship(spark)
+        yield Cluster(spark, scratch)
     finally:
         if running is None:
             spark.stop()
@@ -104,19 +103,21 @@ def _opened() -> SparkSession:
     return builder.getOrCreate()
 
 
-def _ship(spark: SparkSession, folder: Path) -> None:
-    """The executors run the code of the driver, whatever they have of their own."""
+def _ship(spark: SparkSession) -> None:
+    """The executors run the code of the driver, whatever they have of their own. One that takes the place of another
+    asks for it later: it stays as long as this process."""
     application = str(spark.sparkContext.applicationId)
     if application in _shipped:
         return
-    path = folder / "reconcile-code.zip"
+    folder = TemporaryDirectory(prefix="reconcile-code-")
+    path = Path(folder.name) / "reconcile-code.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in (idsync, reconcile):
             root = Path(str(package.__file__)).parent
             for file in sorted(root.rglob("*.py")):
                 archive.write(file, file.relative_to(root.parent))
     spark.sparkContext.addPyFile(str(path))
-    _shipped.add(application)
+    _shipped[application] = folder
 
 
 def _source(called: str, count: int, source: Source) -> type[DataSource]:

@@ -26,7 +26,7 @@ FOLDER = ROOT / "deploy" / "cluster"
 README = FOLDER / "README.md"
 VERSIONS = ("1.32", "1.37")  # the oldest that has all that is used here, and the newest known
 BYTES_A_MAPPING = 55
-FOR_SPARK = {"requirements-spark.txt", "submit.py"}
+FOR_SPARK = {"spark.yaml", "Containerfile.spark", "executor.sh", "requirements-spark.txt", "submit.py"}
 NOT_APPLIED = {"kustomization.yaml", "prometheus-adapter.yaml", ".gitignore"} | FOR_SPARK
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 DOCUMENTS: list[dict[str, Any]] = [
@@ -132,6 +132,40 @@ def test_what_a_pod_mounts_is_there(name: str) -> None:
             assert volume["secret"]["defaultMode"] == 0o440
         if "persistentVolumeClaim" in volume:
             assert volume["persistentVolumeClaim"]["claimName"] in named("PersistentVolumeClaim")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_spark_application_is_one_of_kubernetes_and_of_ours(version: str) -> None:
+    documents = {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "spark.yaml").read_text())}
+    for document in documents.values():
+        kubernetes_validate.validate(document, version, strict=True)
+        assert document["metadata"]["namespace"] == KUSTOMIZATION["namespace"]
+    job = documents["CronJob"]["spec"]
+    assert job["concurrencyPolicy"] == "Forbid"
+    template = job["jobTemplate"]["spec"]["template"]
+    [driver] = template["spec"]["containers"]
+    script = next(at for at, argument in enumerate(driver["args"]) if argument.endswith(".py"))
+    assert (ROOT / driver["args"][script].removeprefix("/opt/idsync/")).exists()
+    arguments = driver["args"][script + 1 :]
+    commands.check("reconcile", arguments)
+    assert arguments[:2] == ["run", SETTINGS.feeds[0].name]
+    told = [argument.removeprefix("--conf=") for argument in driver["args"][:script] if argument.startswith("--conf=")]
+    conf = dict(each.split("=", 1) for each in told)
+    account = documents["ServiceAccount"]["metadata"]["name"]
+    assert template["spec"]["serviceAccountName"] == documents["RoleBinding"]["subjects"][0]["name"] == account
+    assert conf["spark.kubernetes.namespace"] == KUSTOMIZATION["namespace"]
+    assert conf["spark.kubernetes.container.image"] == driver["image"]
+    labels_there = {name: conf[f"spark.kubernetes.executor.label.{name}"] for name in template["metadata"]["labels"]}
+    assert labels_there == template["metadata"]["labels"]
+    state, claim = "spark.kubernetes.executor.volumes.persistentVolumeClaim.state", documents["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert conf[f"{state}.options.claimName"] == claim["metadata"]["name"]
+    assert Path(conf[f"{state}.mount.path"]) in SETTINGS.reconcile.state_dir.parents
+    overhead = float(conf["spark.executor.memoryOverhead"].removesuffix("g")) * (1 << 30)
+    a_task = float(SETTINGS.reconcile.memory_limit.removesuffix("GB")) * 1e9
+    assert overhead >= a_task * int(conf["spark.executor.cores"]) + 2e9
+    assert SETTINGS.store.password_file is not None
+    assert str(SETTINGS.store.password_file.parent) in conf.values()
 
 
 # --- they agree with the application ---------------------------------------------------------------------------------

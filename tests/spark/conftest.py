@@ -28,6 +28,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.ui.showConsoleProgress": "false",
         "spark.shuffle.sort.bypassMergeThreshold": "1",
+        # a task that takes five times as long as the others, and two seconds, is done once more beside
+        "spark.speculation": "true",
+        "spark.speculation.interval": "100ms",
+        "spark.speculation.quantile": "0.5",
+        "spark.speculation.multiplier": "5",
+        "spark.speculation.minTaskRuntime": "2s",
     }
     builder = SparkSession.builder.master("local-cluster[2,1,512]").appName("tests")
     for name, value in settings.items():
