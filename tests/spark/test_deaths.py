@@ -1,0 +1,90 @@
+"""Executors that die and tasks that run twice: each name has one file, with the lines of a run without either."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reconcile.delivery.base import sha256
+from reconcile.failpoints import Point
+from reconcile.progress import Meter
+from reconcile.run import run
+from tests.reconcile.samples import NOW, World, content
+from tests.spark.test_same import BY_UUID, fill, small_shares
+
+__all__ = ["small_shares"]
+
+
+def killing(folder: Path) -> Callable[[Point], None]:
+    """What the first task to come to a file's end does: kill -9 its executor, from which its Python was forked."""
+    mark = str(folder / "killed")
+
+    def reached(point: Point) -> None:
+        if point.name != "FILE_CLOSED":
+            return
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        process = os.getpid()
+        while True:
+            with open(f"/proc/{process}/comm") as file:  # noqa: PTH123  imports of the driver are not to travel
+                if file.read().strip() == "java":
+                    break
+            with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
+                process = int(file.read().rpartition(")")[2].split()[1])
+        os.kill(process, signal.SIGKILL)
+
+    return reached
+
+
+def straggling(folder: Path) -> Callable[[Point], None]:
+    """The first task to come to a file waits there until another attempt at the same share has frozen that file."""
+    mark = str(folder / "attempt-")
+
+    def reached(point: Point) -> None:
+        from pyspark import TaskContext  # noqa: PLC0415  where the tasks are
+
+        context = TaskContext.get()
+        if context is None or point.name not in {"FILE_BEGUN", "FILES_NAMED"}:
+            return
+        done = f"{mark}{context.partitionId()}"
+        if point.name == "FILES_NAMED":
+            os.close(os.open(done, os.O_CREAT))
+            return
+        try:
+            os.close(os.open(mark + "first", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        until = time.monotonic() + 60
+        while not os.path.exists(done) and time.monotonic() < until:  # noqa: PTH110
+            time.sleep(0.02)
+
+    return reached
+
+
+@pytest.mark.usefixtures("spark")
+@pytest.mark.parametrize("mishap", [killing, straggling])
+def test_every_file_is_the_one_of_a_run_without_mishap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mishap: Callable[[Path], Callable[[Point], None]]
+) -> None:
+    delivered = []
+    for name in ("quiet", "mishap"):
+        world = World(tmp_path / name, feed=BY_UUID)
+        fill(world, 1)
+        if name == "mishap":
+            monkeypatch.setattr("reconcile.failpoints.reached", mishap(tmp_path))
+        summary = run(world.settings, "daily", dry_run=False, meter=Meter(), now=lambda: NOW, engine="spark")
+        files = {path.name: path for path in world.delivered.iterdir()}
+        assert {name: sha256(path) for name, path in files.items()} == {
+            file["name"]: file["sha256"] for file in summary.files
+        }
+        assert len(files) > 1
+        assert not list((world.state / "runs" / summary.run).glob("scratch*"))
+        # which line of a share comes first is not the same in every run
+        delivered.append({name: sorted(content(path).splitlines()) for name, path in files.items()})
+    assert any(path.name in {"killed", "attempt-first"} for path in tmp_path.iterdir()), "nothing happened"
+    assert delivered[0] == delivered[1]
