@@ -77,13 +77,13 @@ class Pair:
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """By figure, what each has that the other has not."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in one.keys() | other.keys():
-        pair = one.get(name), other.get(name)
-        if pair[0] != pair[1]:
-            both_lists = all(isinstance(value, list) for value in pair)
-            only = tuple([row for row in a if row not in b] for a, b in (pair, pair[::-1])) if both_lists else pair
-            found[name] = only if any(only) else pair
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, list) and isinstance(b, list) and a != b:
+            found[name] = ([row for row in a if row not in b], [row for row in b if row not in a])
+        elif a != b:
+            found[name] = (a, b)
     return found
 
 
