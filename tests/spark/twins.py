@@ -6,7 +6,6 @@ starts from what DuckDB has left, so that either engine goes on where the other 
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,9 @@ REFUSED = "is not possible with --engine spark"
 
 
 @pytest.fixture(autouse=True)
-def on_both_engines(spark: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("reconcile.spark.join.SHARE_BYTES", 300)
+def on_both_engines(spark: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconcile.spark.join._shares", lambda _: 2)  # even of little
     monkeypatch.setattr(World, "run", twice)
-    yield
 
 
 def twice(world: World, *, dry_run: bool = False, hold: bool = False) -> Summary:
