@@ -14,6 +14,7 @@ from tests.reconcile.test_run import (
     test_records_of_one_user_are_merged_in_order,
     test_rules_add_and_remove_traits,
     test_the_latest_device_is_sent_or_all_of_them,
+    test_unmatched_records_wait_and_go_out_after_their_sync,
     test_what_fits_no_line_or_too_many_is_rejected_not_cut,
     world,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "test_records_of_one_user_are_merged_in_order",
     "test_rules_add_and_remove_traits",
     "test_the_latest_device_is_sent_or_all_of_them",
+    "test_unmatched_records_wait_and_go_out_after_their_sync",
     "test_what_fits_no_line_or_too_many_is_rejected_not_cut",
     "world",
 ]
