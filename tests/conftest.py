@@ -36,6 +36,13 @@ def valid_output(request: pytest.FixtureRequest) -> Iterator[None]:
 _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
+    for item in items:
+        on_spark = "spark" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("spark" if on_spark else str(item.path)))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A skipped test is one that was not run: a missing server must make the run fail."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

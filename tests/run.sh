@@ -46,5 +46,5 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# two at a time: much of it waits for servers; a file's tests stay together, with the servers that they share
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# two at a time: much of it waits for servers
+exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"

@@ -99,7 +99,9 @@ def shares_of(column: pa.ChunkedArray, shares: int) -> Shares:
 
 
 def parted(rows: pa.Table, shares: Shares, kind: int, place: int) -> Iterator[Parcel]:
-    """A parcel for each share that has any of the rows, which keep their order."""
+    """A parcel for each share that has any of the rows, which keep their order; there may be none."""
+    if not len(rows):
+        return
     order = np.argsort(shares, kind="stable")
     ordered = rows.take(pa.array(order))
     found, starts = np.unique(shares[order], return_index=True)

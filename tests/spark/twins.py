@@ -67,12 +67,13 @@ def _found(world: World, error: IdsyncError | None, before: set[str]) -> dict[st
         found.pop(name, None)
     found["error"] = f"{type(error).__name__}: {error}" if error else ""
     found["lines"] = sorted(world.lines())
-    found["left out"] = sorted(tuple(row.values()) for row in world.rejects())
+    found["left out"] = [tuple(row.values()) for row in world.rejects()]
     held = world.state / "held" / "daily.parquet"
     found["on hold"] = sorted(map(str, parquet.read_table(held).to_pylist())) if held.exists() else []
     found["runs"] = sorted(path.name for path in (world.state / "runs").glob("*") if path.name not in before)
     text = json.dumps(found, default=str).replace(COPY, "")  # a copy also has accounts of earlier runs, made elsewhere
     plain: dict[str, Any] = json.loads(text.replace(_text(world.folder).removesuffix(COPY), ""))
+    plain["left out"].sort()
     return plain
 
 
