@@ -18,21 +18,27 @@
                           /OFFERED           from here on the destination may hold bytes of them, the ledger the run
                           /DELIVERED         delivered and recorded; or REFUSED. Holds the time
                           /report.json       what the run did, for programs; report.html for people
+                .dry-run-<feed>-<random> a dry run that needs to work here, on Spark
                 status.json              the last runs of all feeds, for the endpoint's status page
 
 A run is called `<UTC seconds>-<feed>`. What begins with a dot is on its way in or out, and rubbish once nobody holds
 the feed's lock.
 """
 
+import fcntl
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reconcile import durable, failpoints
 from reconcile.failpoints import Point
 from reconcile.ledger import Ledger
 
 _REMOVED = ".removed-"
+_DRY_RUN = ".dry-run-"
+_LOCK = "lock"
 
 
 class RunFolder:
@@ -144,6 +150,19 @@ class FeedState:
         """Oldest first."""
         return [folder for folder in _runs(self._state_dir) if folder.feed == self.feed]
 
+    @contextmanager
+    def dry_run(self) -> Iterator[Path]:
+        """A folder for a dry run, which does not take the feed's lock: it has one of its own, that `clear_leftovers`
+        tells by whether a killed one left the folder.
+        """
+        with durable.telling(self._state_dir):
+            self._state_dir.mkdir(parents=True, exist_ok=True)
+            made = TemporaryDirectory(prefix=f"{_DRY_RUN}{self.feed}-", dir=self._state_dir)
+        with made as name, (Path(name) / f".{_LOCK}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (Path(name) / f".{_LOCK}").rename(Path(name) / _LOCK)  # locked from the start of its being there
+            yield Path(name)
+
     def clear_leftovers(self) -> int:
         """Remove what killed processes have left: runs never frozen, files half written; how many. Needs the lock."""
         halves = [path.with_name(f".{path.name}.part") for path in (self.held, self.sent)]
@@ -161,6 +180,9 @@ class FeedState:
         ]
         for path in removed:
             shutil.rmtree(path)
+        dry_runs = [path for path in _dry_runs(self._state_dir) if _rehearsed(path) == self.feed and _is_dead(path)]
+        for path in dry_runs:
+            shutil.rmtree(path)
         if self.copies.exists():
             shutil.rmtree(self.copies)
         asides = [run.aside for run in self.runs() if run.aside.exists()]
@@ -169,7 +191,7 @@ class FeedState:
         unlooked = [run.unmatched for run in self.runs() if run.is_ended and run.unmatched.exists()]
         for path in unlooked:
             path.unlink()
-        return len(halves) + len(unfrozen) + len(removed) + len(asides) + len(unlooked)
+        return len(halves) + len(unfrozen) + len(removed) + len(dry_runs) + len(asides) + len(unlooked)
 
 
 def withdraw(run: RunFolder, ledger: Ledger, reason: str) -> None:
@@ -194,6 +216,7 @@ def feeds(state_dir: Path) -> set[str]:
     halves = [*state_dir.glob("held/.*.parquet.part"), *state_dir.glob("sent/.*.parquet.part")]
     removed = {path.name.removeprefix(_REMOVED).partition("-")[2] for path in state_dir.glob(f"runs/{_REMOVED}*-*")}
     left = {path.name[1:].removesuffix(".parquet.part") for path in halves} | removed
+    left |= {_rehearsed(path) for path in _dry_runs(state_dir)}
     copied = {path.name for path in state_dir.glob("copies/*")}
     return {path.stem for path in tables} | {run.feed for run in _runs(state_dir)} | left | copied
 
@@ -202,3 +225,22 @@ def _runs(state_dir: Path) -> Iterator[RunFolder]:
     for path in sorted((state_dir / "runs").glob("*-*")):
         if path.name.partition("-")[0].isdigit():
             yield RunFolder(path)
+
+
+def _dry_runs(state_dir: Path) -> list[Path]:
+    return sorted(state_dir.glob(f"{_DRY_RUN}*-*"))
+
+
+def _rehearsed(dry_run: Path) -> str:
+    """The feed. What `TemporaryDirectory` puts behind it has no hyphen."""
+    return dry_run.name.removeprefix(_DRY_RUN).rpartition("-")[0]
+
+
+def _is_dead(dry_run: Path) -> bool:
+    """One without a lock has just begun, and holds nothing yet."""
+    try:
+        with (dry_run / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    return True

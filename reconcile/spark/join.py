@@ -1,12 +1,11 @@
 """The join on Spark: the driver's side. Plans shares, sends tasks out, puts together what they tell."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import md5
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -184,23 +183,7 @@ class SparkJoin(Join):
         """A dry run's, too, has to lie where all machines see it."""
         if folder:
             return nullcontext(folder.scratch)
-        stack = ExitStack()
-        state_dir = self._settings.reconcile.state_dir
-        with durable.telling(state_dir):
-            state_dir.mkdir(parents=True, exist_ok=True)
-        made = TemporaryDirectory(prefix=".spark-", dir=state_dir)
-        return _Entered(stack, Path(stack.enter_context(made)))
-
-
-class _Entered(AbstractContextManager[Path]):
-    def __init__(self, stack: ExitStack, path: Path) -> None:
-        self._stack, self._path = stack, path
-
-    def __enter__(self) -> Path:
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        return self._state.dry_run()
 
 
 class ReadElsewhere(Records):

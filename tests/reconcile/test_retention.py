@@ -160,6 +160,29 @@ def test_leftovers_of_a_feed_that_is_no_more_go_as_well(world: World, left: str)
     assert not path.exists()
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from reconcile.state import FeedState
+
+with FeedState(Path(sys.argv[1]), sys.argv[2]).dry_run() as folder:
+    (folder / "mappings").write_text("somebody's")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("feed", ["daily", "old-feed"])
+def test_what_is_left_of_a_killed_dry_run_goes_and_one_at_work_stays(world: World, feed: str) -> None:
+    with FeedState(world.state, feed).dry_run() as alive:
+        (alive / "mappings").write_text("needed")
+        assert subprocess.run([sys.executable, "-c", KILLED, str(world.state), feed], check=False).returncode == 9
+        assert len(list(world.state.glob(".dry-run-*/mappings"))) == 2
+        purged, _ = retention.sweep(world.settings, world.now)
+        assert purged[feed] == Purged(leftovers=1)
+        assert list(world.state.glob(".dry-run-*/mappings")) == [alive / "mappings"]
+    assert list(world.state.glob(".dry-run-*")) == []
+
+
 def test_an_end_marked_by_an_older_version_counts_from_its_plan(world: World) -> None:
     (mark,) = world.state.glob("runs/*/DELIVERED")
     mark.write_bytes(b"")
