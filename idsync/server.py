@@ -133,7 +133,9 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
             self._keepalive_timeout()
 
     def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
-        """gunicorn's `message` quotes the request."""
+        """gunicorn's `message` quotes the request. It also comes here where the caller left before the reply."""
+        if self._closed:
+            return
         self.log.warning("Refused a request that is not valid HTTP: %d", status)
         phrase = HTTPStatus(status).phrase
         answer = reply.text(status, f"{phrase}\n", [*extra_headers, ("Connection", "close")])

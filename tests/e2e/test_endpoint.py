@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -279,6 +280,21 @@ def metrics(endpoint: Endpoint) -> str:
     answer = endpoint.get("/metrics")
     assert (answer.status, answer.header("Cache-Control")) == (200, "no-store")
     return answer.body.decode()
+
+
+def test_who_leaves_before_the_answer_is_not_logged(path: Path) -> None:
+    """Their requests were valid, and there is nobody to answer."""
+    with serving(path, "--workers", "1") as endpoint:
+        for target in ("/healthz", "/metrics", "/demoptout", "/nothing") * 10:
+            with socket.create_connection(("127.0.0.1", endpoint.port)) as connection:
+                connection.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):
+                    pass
+        assert endpoint.get("/healthz").status == 200
+        status, output = endpoint.stop()
+    assert status == 0
+    assert "Refused" not in output
 
 
 def test_metrics_of_all_workers(tmp_path: Path) -> None:
