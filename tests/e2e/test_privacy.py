@@ -131,6 +131,8 @@ def test_the_command_line_opts_out_a_running_endpoint(path: Path) -> None:
 MARK = "hush7f3a"
 MARKED_UUID = "7" * 30 + "12345678"
 MARKED_ADDRESS = "203.0.113.77"
+TOKEN = "5a" * 32
+PAGES = ("/readyz", "/metrics", "/healthz", "/status")
 HEADERS = [
     f"Cookie: __Host-idsync={MARKED_UUID}; other={MARK}",
     f"Referer: https://www.{MARK}.example/page?{MARK}",
@@ -170,7 +172,10 @@ def marked(tmp_path: Path) -> Iterator[tuple[Path, RedisServer]]:
     try:
         path = configured(tmp_path, server.url)
         text = path.read_text() + '\n[abuse]\ntrusted_proxies = ["127.0.0.1"]\nuuids_per_customer_id = 2\n'
-        path.write_text(text)
+        (tmp_path / "token").write_text(TOKEN)
+        (tmp_path / "token").chmod(0o600)
+        status = '[endpoint]\nstatus = "token"\nstatus_token_file = "token"\n'
+        path.write_text(text.replace("[endpoint]\n", status))
         yield path, server
     finally:
         server.stop()
@@ -185,15 +190,20 @@ def test_logs_metrics_and_pages_hold_nothing_of_a_caller(marked: tuple[Path, Red
         def drive() -> set[int]:
             return {endpoint.get(target, *HEADERS, method=method).status for target in TARGETS for method in METHODS}
 
+        def seen() -> list[bytes]:
+            answers = [endpoint.get(page, f"Authorization: Bearer {TOKEN}") for page in PAGES]
+            assert answers[-1].status == 200
+            return [answer.body for answer in answers]
+
         statuses = drive()
         server.kill()
         statuses |= drive()
-        pages = [endpoint.get(page).body for page in ("/readyz", "/metrics", "/healthz")]
+        pages = seen()
         server.start()
         with closing(open_spool(config.load(path))) as spool:
             wait_until(lambda: spool.waiting(0)[0] == 0, "the spool to empty")
         statuses |= drive()
-        pages += [endpoint.get(page).body for page in ("/readyz", "/metrics", "/healthz")]
+        pages += seen()
         for garbage in GARBAGE:
             with endpoint.connect() as connection:
                 connection.send(garbage.encode())
