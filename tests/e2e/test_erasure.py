@@ -1,6 +1,9 @@
-"""A person erased from everything: store, spool, held records, rejects, frozen files; looked for in every byte."""
+"""A person erased from everything: store, spool, held records, rejects, reports, frozen files, what was sent, runs on
+hold; looked for in every byte.
+"""
 
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -21,6 +24,8 @@ from tests.servers import RedisServer
 
 PERSON, LATER = "person-4711-wanted", "person-4712-wanted"
 DEVICE = "31415926535897932384626433832795028841"
+SHOPPER = "shopper-4711-wanted"
+EMAIL = "wanted-4711@example.com"
 FEEDS = """
 [[feeds]]
 name = "by-customer"
@@ -42,6 +47,46 @@ inputs = "inbox/b.csv"
 id_column = "id"
 signals = ["tier"]
 destination = "out"
+
+[[feeds]]
+name = "changes-of-shoppers"
+data_source = "crm"
+inputs = "inbox/b.csv"
+id_column = "id"
+user_id = "shop"
+rules = [ { column = "tier", equals = "gold", trait = 24 } ]
+changes_only = true
+destination = "out"
+
+[[feeds]]
+name = "emails"
+kind = "email-hashes"
+data_source = "crm"
+email_data_source = "emails"
+email_column = "email"
+inputs = "inbox/c.csv"
+id_column = "id"
+destination = "out"
+
+[[feeds]]
+name = "on-hold"
+data_source = "crm"
+inputs = "inbox/b.csv"
+id_column = "id"
+signals = ["tier"]
+destination = "out"
+
+[[data_sources]]
+name = "shop"
+dpid = 777
+
+[[data_sources]]
+name = "emails"
+dpid = 778
+format = "hashed-email"
+
+[reconcile]
+mask_ids = false
 
 [[destinations]]
 name = "out"
@@ -104,28 +149,40 @@ def test_nothing_of_a_person_is_left(site: tuple[Path, RedisServer | None]) -> N
             endpoint.get(f"/ibs:dpid=12345&dpuuid=other-{number}&d_uuid={number:038}")
         for customer in (PERSON, "neighbour"):
             assert endpoint.get(f"/ibs:dpid=12345&dpuuid={customer}&d_uuid={DEVICE}").status == 200
+        assert endpoint.get(f"/ibs:dpid=777&dpuuid={SHOPPER}&d_uuid={DEVICE}").status == 200
         # sent by customer ID, rejected, held
         (inbox / "a.csv").write_text(f"id,tier,traits\n{PERSON},gold,24\nother-1,gold,24\n{PERSON},gold,x\n")
         (inbox / "b.csv").write_text(f"id,tier\n{PERSON},gold\nother-1,gold\n{LATER},gold\n")
         assert reconcile("run", "by-customer", "--config", path)["rejected"] == 1
         assert reconcile("run", "by-device", "--config", path)["held"] == 1
+        (inbox / "c.csv").write_text(f"id,email\n{PERSON},{EMAIL}\nother-1,other@example.com\n")
+        assert reconcile("run", "changes-of-shoppers", "--config", path)["matched"] == 1
+        assert reconcile("run", "emails", "--config", path)["matched"] == 2
+        assert reconcile("run", "on-hold", "--hold", "--config", path)["status"] == "on-hold"
+        reconcile("sync-file", "crm", "shop", "--config", path)
         with closing(open_spool(config.load(path))) as spool:
             spool.record([Sync(12345, LATER, DEVICE, "", milliseconds_now())])
-            sought = [PERSON.encode(), LATER.encode(), DEVICE.encode(), codec.pack_uuid(DEVICE)]
+            hashed = hashlib.sha256(EMAIL.encode()).hexdigest()
+            texts = [PERSON, LATER, DEVICE, SHOPPER, EMAIL, hashed]
+            sought = [*(text.encode() for text in texts), codec.pack_uuid(DEVICE)]
             before = traces(var, server, sought)
-            assert len(before) >= 4, before
+            for place in ("report.json", "report.html", "rejects.csv.gz", "/held/", "/sent/", "on-hold/files/"):
+                assert any(place in found for found in before), (place, before)
 
             requests = path.parent / "requests.csv"
-            requests.write_text(f"data_source,customer_id,uuid\ncrm,{PERSON},\ncrm,{LATER},\n,,{DEVICE}\n")
+            people = f"crm,{PERSON},\ncrm,{LATER},\n,,{DEVICE}\nshop,{SHOPPER},\n"
+            requests.write_text(f"data_source,customer_id,uuid\n{people}")
             found = json.loads(run_idsync("lookup", "--csv", requests, "--config", path).stdout)
-            assert found["job"]["held"]["records"] == 1
+            assert found["job"]["held"]["records"] == 3
             assert found["job"]["rejects"]["records"] == 1
             done = run_idsync("erase", "--csv", requests, "--config", path)
             assert (done.returncode, done.stderr) == (0, "")
             told = json.loads(done.stdout)
             removed = [person["mappings_removed"] + person["spooled_removed"] for person in told["people"]]
-            assert removed == [1, 1, 1]  # what waited in the spool may be in the store by now
-            assert told["job"]["held"]["records"] == 1
+            assert removed == [1, 1, 2, 0]  # what waited in the spool may be in the store by now
+            assert told["job"]["held"]["records"] == 3
+            assert told["job"]["withdrawn"]
+            assert any("changes-of-shoppers" in file for file in told["job"]["sent"]["files"])
             assert told["job"]["rejects"]["records"] == 1
             assert told["job"]["delivered"]["files"]  # not in our hands, and told
             assert traces(var, server, sought) == []
