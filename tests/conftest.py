@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from reconcile.check import job as checking
 from reconcile.state import RunFolder
@@ -36,11 +38,16 @@ def valid_output(request: pytest.FixtureRequest) -> Iterator[None]:
 _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class _Scheduling(LoadScopeScheduling):
     """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
-    for item in items:
-        on_spark = "spark" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group("spark" if on_spark else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "spark" if file.startswith("tests/spark/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

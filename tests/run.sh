@@ -47,4 +47,4 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 # two at a time: much of it waits for servers
-exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

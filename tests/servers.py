@@ -121,7 +121,8 @@ class RedisServer:
             raise RuntimeError(f"redis-server ended: {(self._folder / 'log').read_text()[-500:]}")
         with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
             try:
-                return bool(client.ping())
+                # another server may have taken the port first
+                return self._process is not None and client.info("server")["process_id"] == self._process.pid
             except redis.exceptions.AuthenticationError:
                 return True
             except redis.exceptions.ConnectionError:

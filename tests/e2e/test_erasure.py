@@ -154,7 +154,8 @@ def test_nothing_of_a_person_is_left(site: tuple[Path, RedisServer | None]) -> N
         (inbox / "a.csv").write_text(f"id,tier,traits\n{PERSON},gold,24\nother-1,gold,24\n{PERSON},gold,x\n")
         (inbox / "b.csv").write_text(f"id,tier\n{PERSON},gold\nother-1,gold\n{LATER},gold\n")
         assert reconcile("run", "by-customer", "--config", path)["rejected"] == 1
-        assert reconcile("run", "by-device", "--config", path)["held"] == 1
+        told = reconcile("run", "by-device", "--config", path)
+        assert told["held"] == 1, told
         (inbox / "c.csv").write_text(f"id,email\n{PERSON},{EMAIL}\nother-1,other@example.com\n")
         assert reconcile("run", "changes-of-shoppers", "--config", path)["matched"] == 1
         assert reconcile("run", "emails", "--config", path)["matched"] == 2
@@ -179,7 +180,8 @@ def test_nothing_of_a_person_is_left(site: tuple[Path, RedisServer | None]) -> N
             assert (done.returncode, done.stderr) == (0, "")
             told = json.loads(done.stdout)
             removed = [person["mappings_removed"] + person["spooled_removed"] for person in told["people"]]
-            assert removed == [1, 1, 2, 0]  # what waited in the spool may be in the store by now
+            # what waited in the spool may be in the store by now, or was let go by the endpoint since the opt-out
+            assert removed in ([1, 1, 2, 0], [1, 0, 2, 0])
             assert told["job"]["held"]["records"] == 3
             assert told["job"]["withdrawn"]
             assert any("changes-of-shoppers" in file for file in told["job"]["sent"]["files"])
