@@ -154,8 +154,7 @@ def test_nothing_of_a_person_is_left(site: tuple[Path, RedisServer | None]) -> N
         (inbox / "a.csv").write_text(f"id,tier,traits\n{PERSON},gold,24\nother-1,gold,24\n{PERSON},gold,x\n")
         (inbox / "b.csv").write_text(f"id,tier\n{PERSON},gold\nother-1,gold\n{LATER},gold\n")
         assert reconcile("run", "by-customer", "--config", path)["rejected"] == 1
-        told = reconcile("run", "by-device", "--config", path)
-        assert told["held"] == 1, told
+        assert (told := reconcile("run", "by-device", "--config", path))["held"] == 1, told
         (inbox / "c.csv").write_text(f"id,email\n{PERSON},{EMAIL}\nother-1,other@example.com\n")
         assert reconcile("run", "changes-of-shoppers", "--config", path)["matched"] == 1
         assert reconcile("run", "emails", "--config", path)["matched"] == 2
