@@ -7,14 +7,14 @@ paused for longer, or cut off from the store, has lost it, and is told so before
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from idsync.errors import StoreUnavailable
-from idsync.settings import Settings
+from idsync.settings import Settings, Store
 from idsync.store.lease import Leases, open_leases
 from reconcile import durable
 from reconcile.errors import RunLocked
@@ -44,13 +44,35 @@ def sole(settings: Settings, state: FeedState) -> Iterator["Tenure"]:
             tenure.end()
 
 
+class Claim(NamedTuple):
+    """By what another machine can tell whether a Tenure still lasts. It lasted `seconds` when it was renewed last."""
+
+    feed: str
+    token: int
+    seconds: float
+
+    def check(self, store: Store) -> None:
+        """Raise RunLocked once somebody else has the lease. Where the store says nothing: who has the Tenure will."""
+        with suppress(StoreUnavailable), closing(open_leases(store)) as leases:
+            if not leases.is_last(self.feed, self.token):
+                raise self.lost()
+
+    def lost(self) -> RunLocked:
+        return RunLocked(
+            f'the lease of feed "{self.feed}" was lost: this run was paused or cut off from the store for more '
+            f"than {self.seconds} seconds",
+            mend="run again: what was frozen waits, and whoever has the lease now may have gone on with it",
+        )
+
+
 class Tenure:
-    """A lease that is renewed by a thread of its own until `end`."""
+    """A lease that is renewed by a thread of its own until `end`. That thread calls `at_loss` while it is lost."""
 
     def __init__(self, leases: Leases, feed: str, token: int, seconds: float) -> None:
         self._leases, self._feed, self.token, self._seconds = leases, feed, token, seconds
         self._ends = _now() + seconds
         self._lost = False
+        self.at_loss: Callable[[], object] = lambda: None
         self._ended = Event()
         self._thread = Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
@@ -62,12 +84,12 @@ class Tenure:
         """
         with suppress(StoreUnavailable):
             self._renew()
-        if self._lost or _now() >= self._ends:
-            raise RunLocked(
-                f'the lease of feed "{self._feed}" was lost: this run was paused or cut off from the store for more '
-                f"than {self._seconds} seconds",
-                mend="run again: what was frozen waits, and whoever has the lease now may have gone on with it",
-            )
+        if self._is_over:
+            raise self.claim.lost()
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(self._feed, self.token, self._seconds)
 
     def later(self, seconds: int) -> int:
         """A time for names, which no run of any feed has had on any host. Raises StoreUnavailable."""
@@ -84,6 +106,12 @@ class Tenure:
         while not self._ended.wait(self._seconds / _RENEWALS):
             with suppress(StoreUnavailable):  # `check` looks at the time
                 self._renew()
+            if self._is_over:
+                self.at_loss()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._lost or _now() >= self._ends
 
     def _renew(self) -> None:
         asked = _now()

@@ -13,6 +13,7 @@ from idsync.errors import UsageError
 from idsync.settings import DataSource, Destination, Feed, Settings
 from reconcile import aftermath, encryption, inputs, preview, retention, room, spark, statusfile, syncfile, tables
 from reconcile.clock import clock
+from reconcile.delivery import open_delivery
 from reconcile.encryption import Recipient
 from reconcile.feed import Plan, file_name, plan
 from reconcile.inputs import Gathered, Input
@@ -93,7 +94,7 @@ class Job:
         self._feed, self._source, _ = resolve(settings, feed_name)
         self._plan: Plan = plan(self._feed, self._source, settings.data_sources)
         self.state = FeedState(settings.reconcile.state_dir, feed_name)
-        kind = spark.join_class() if engine == "spark" else Join
+        kind, opened = (spark.join_class(), spark.opener(tenure)) if engine == "spark" else (Join, open_delivery)
         self._join = kind(settings, self._feed, self._source, plan=self._plan, state=self.state, meter=meter, now=now)
         self.shipment = Shipment(
             settings,
@@ -104,6 +105,7 @@ class Job:
             tenure=tenure,
             wait_for=self._wait_for_sync_file,
             ended=self._conclude,
+            opened=opened,
         )
         self._ledger = self.shipment.ledger
         self._aftermath = aftermath.Aftermath(

@@ -21,7 +21,7 @@ from idsync.errors import IdsyncError, StoreUnavailable, UsageError
 from idsync.settings import AnyDestination, Settings
 from idsync.store import open_store
 from reconcile import durable, failpoints, tables
-from reconcile.delivery import open_delivery
+from reconcile.delivery import Opener, open_delivery
 from reconcile.errors import RunHeldBack, RunLocked, RunRefused, StateUnavailable
 from reconcile.failpoints import Point
 from reconcile.files import FrozenFile, check_limits
@@ -56,7 +56,7 @@ A = TypeVar("A", bound=Account)
 
 
 class Shipment:
-    """Of one feed, or of ID-sync files. `now` gives milliseconds.
+    """Of one feed, or of ID-sync files. `now` gives milliseconds. `opened` is how a destination is reached.
 
     `load` makes the account of what a manifest holds. `wait_for`, given that of frozen files, raises RunHeldBack for as
     long as they have to wait. `ended` comes last, when the run is recorded. Without a `tenure` nobody is asked whether
@@ -74,9 +74,11 @@ class Shipment:
         tenure: Tenure | None = None,
         wait_for: Callable[[Account], None] = lambda _: None,
         ended: Callable[[RunFolder, Account], None] = lambda *_: None,
+        opened: Opener = open_delivery,
     ) -> None:
         self._settings, self._state, self._meter, self._now = settings, state, meter, now
         self._load, self._tenure, self._wait_for, self._ended = load, tenure, wait_for, ended
+        self._opened = opened
         self._feed = settings.feed(state.feed)
         self.ledger = Ledger(settings.reconcile.state_dir / "ledger.db")
 
@@ -197,7 +199,7 @@ class Shipment:
     def carry(self, folder: RunFolder, account: Account, target: AnyDestination, *, mark_offered: bool) -> None:
         """Offer the files to a destination; where each lies goes into the account."""
         step = self._meter.step("delivering", len(account.files))
-        delivery = open_delivery(target, self._settings)
+        delivery = self._opened(target, self._settings)
         if account.files:
             delivery.reach()
         failpoints.reached(Point.REACHED)

@@ -65,6 +65,9 @@ class Leases(Protocol):
     def renew(self, name: str, token: int, seconds: float) -> bool:
         """For `seconds` from now on. False once the lease is not this token's any more."""
 
+    def is_last(self, name: str, token: int) -> bool:
+        """Whether nobody was granted the lease after this token. To ask prolongs nothing."""
+
     def release(self, name: str, token: int) -> None:
         """Fine if it is not this token's any more."""
 
@@ -97,6 +100,9 @@ class RedisLeases:
     def renew(self, name: str, token: int, seconds: float) -> bool:
         return bool(self._store.ask(("EVAL", _RENEW, 1, _key(name), token, round(seconds * 1000))))
 
+    def is_last(self, name: str, token: int) -> bool:
+        return int(self._store.ask(("GET", f"{_key(name)}:token")) or 0) == token
+
     def release(self, name: str, token: int) -> None:
         self.renew(name, token, 0)
 
@@ -128,6 +134,11 @@ class SqliteLeases:
         with self._transaction() as db:
             query = "UPDATE leases SET ends = ? WHERE name = ? AND token = ? AND ends > ?"
             return db.execute(query, (now + seconds, name, token, now)).rowcount > 0
+
+    def is_last(self, name: str, token: int) -> bool:
+        with self._transaction() as db:
+            query = "SELECT count(*) FROM leases WHERE name = ? AND token = ?"
+            return bool(db.execute(query, (name, token)).fetchone()[0])
 
     def release(self, name: str, token: int) -> None:
         self.renew(name, token, 0)

@@ -1,5 +1,7 @@
 """Moving frozen files to where Audience Manager picks them up, and proving that they arrived."""
 
+from collections.abc import Callable
+
 from idsync.settings import AnyDestination, DirectoryDestination, FtpDestination, S3Destination, Settings
 from reconcile.delivery.base import Delivery
 from reconcile.delivery.courier import Courier, Patience
@@ -7,11 +9,14 @@ from reconcile.delivery.directory import DirectoryDelivery
 from reconcile.delivery.ftp import FtpDelivery
 from reconcile.delivery.s3 import S3Delivery
 from reconcile.delivery.sftp import SftpDelivery
+from reconcile.delivery.turns import InTurn
+
+Opener = Callable[[AnyDestination, Settings], Courier]
 
 
 def open_delivery(destination: AnyDestination, settings: Settings) -> Courier:
     """Makes no connection yet."""
-    delivery = connect(destination, settings.partner or "")
+    delivery = InTurn(connect(destination, settings.partner or ""))
     if isinstance(destination, DirectoryDestination):
         return Courier(delivery, Patience(0))
     return Courier(delivery, Patience(destination.retry_seconds), parallel=destination.parallel)

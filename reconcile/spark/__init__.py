@@ -11,8 +11,8 @@ records, or mappings, as an Arrow stream: a shuffle costs by the parcel, and not
     users     a task for each share of the users renders their lines in a DuckDB of its own, and freezes them
 
 Files are written below the run's scratch folder, by each attempt of a task into a folder of its own. The driver takes
-those of the attempt that Spark counts, gives them the names of the run, and from there on all is as it always is:
-manifest, ledger, delivery, by the driver.
+those of the attempt that Spark counts, gives them the names of the run, and writes manifest and ledger, as always. Then
+they are delivered, each by a task that has the frozen file and its name from the driver, see `deliver`.
 
 `state_dir` and the inputs have to lie in a file system that driver and executors share.
 """
@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 from idsync.errors import UsageError
 
 if TYPE_CHECKING:
+    from reconcile.delivery import Opener
     from reconcile.join import Join
+    from reconcile.lock import Tenure
 
 
 def join_class() -> "type[Join]":
@@ -36,4 +38,10 @@ def join_class() -> "type[Join]":
             mend="pip install -r deploy/cluster/requirements-spark.txt, and a Java that it runs on (17 or 21)",
         ) from None
     found: type[Join] = import_module("reconcile.spark.join").SparkJoin
+    return found
+
+
+def opener(tenure: "Tenure | None") -> "Opener":
+    """How executors reach a destination. `join_class` comes first: it says what may be missing."""
+    found: Opener = import_module("reconcile.spark.deliver").opener(tenure)
     return found

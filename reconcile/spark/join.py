@@ -1,5 +1,6 @@
 """The join on Spark: the driver's side. Plans shares, sends tasks out, puts together what they tell."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pyarrow import parquet
 
 from idsync.errors import UsageError
 from idsync.store import open_store
+from idsync.store.base import Part
 from reconcile import durable, failpoints, held, inputs, optouts, room, tables
 from reconcile.engine import sql
 from reconcile.engine.duckdb import SAMPLES, DuckEngine, Ints, LeftOut, Outcome, Reject, Sink
@@ -26,7 +28,7 @@ from reconcile.names import FileName
 from reconcile.records import Records
 from reconcile.spark import parcels, tasks
 from reconcile.spark.session import Cluster, ClusterFailed, cluster
-from reconcile.spark.tasks import FILE_BITS, HELD, HELD_PART, Failure, Judged, Read, Rendered, Work
+from reconcile.spark.tasks import FILE_BITS, HELD, HELD_PART, Failure, Judged, Reached, Read, Rendered, Work
 from reconcile.spark.traits import TraitCount
 from reconcile.state import RunFolder
 from reconcile.summary import Summary
@@ -43,7 +45,6 @@ class SparkJoin(Join):
         super().__init__(*args, **kwargs)
         refused = {
             "changes_only = true": self._feed.changes_only,
-            f'user_id = "{self._feed.user_id}"': self._plan.other is not None,
             f'kind = "{self._feed.kind}"': bool(self._plan.email_dpid),
         }
         for setting in [setting for setting, is_set in refused.items() if is_set]:
@@ -66,7 +67,7 @@ class SparkJoin(Join):
         opt_outs = self.opt_outs()
         if folder:
             durable.write(folder.opt_outs, opt_outs.digest.encode())
-        with self._scratch(folder) as scratch, cluster(scratch) as spark:
+        with self._scratch(folder) as scratch:
             attempts = scratch / "attempts"
             attempts.mkdir()
             work = Work(
@@ -85,7 +86,7 @@ class SparkJoin(Join):
                 sink.name if isinstance(sink, Committer) else None,
                 failpoints.reached,
             )
-            told = self._sent_out(spark, work)
+            told = self._sent_out(cluster(scratch), work)
             return self._settled(work, told, engine=engine, summary=summary, sink=sink, folder=folder)
 
     # --- on the cluster --------------------------------------------------------------------------------------------
@@ -95,15 +96,19 @@ class SparkJoin(Join):
         step = self._meter.step("joining on Spark")
         records = spark.source("inputs", len(tasks.numbers(work)), partial(tasks.read, work))
         if _is_large(list(work.sources)):
-            with closing(open_store(self._settings.store)) as store:
-                work = replace(work, parts=tuple(store.parts(self._source.dpid, max(spark.tasks, work.shares))))
+            work = replace(work, parts=self._parts(spark, work, self._source.dpid))
         else:
             work = self._narrowed(
                 spark, work, _accounts(spark, spark.parted([records], work.shares, partial(tasks.customers, work)))
             )
-        mappings = spark.kept(spark.source("mappings", len(work.parts), partial(tasks.export, work)))
+        if self._plan.other:
+            work = replace(work, other_parts=self._parts(spark, work, self._plan.other.dpid))
+        parts = len(work.parts) + len(work.other_parts)
+        mappings = spark.kept(spark.source("mappings", parts, partial(tasks.export, work)))
+        if self._plan.other:
+            mappings = spark.parted([mappings], work.shares, partial(tasks.reach, work))
         made = spark.parted([records, mappings], work.shares, partial(tasks.judge, work))
-        if self._plan.by_uuid:
+        if tasks.by_user(self._plan):
             made = spark.parted([made], work.shares, partial(tasks.render, work))
         told = _accounts(spark, made)
         step.advance(sum(account.count for account in told if isinstance(account, Read)))
@@ -114,8 +119,11 @@ class SparkJoin(Join):
         found = [account for account in told if isinstance(account, tuple)]
         if sum(count for count, _ in found) <= SUBSET_CUSTOMERS:
             return replace(work, wanted=tuple(name for _, names in found for name in names))
+        return replace(work, parts=self._parts(spark, work, self._source.dpid))
+
+    def _parts(self, spark: Cluster, work: Work, dpid: int) -> tuple[Part, ...]:
         with closing(open_store(self._settings.store)) as store:
-            return replace(work, parts=tuple(store.parts(self._source.dpid, max(spark.tasks, work.shares))))
+            return tuple(store.parts(dpid, max(spark.tasks, work.shares)))
 
     # --- the account -----------------------------------------------------------------------------------------------
 
@@ -147,7 +155,9 @@ class SparkJoin(Join):
             summary.items_left_out.append(
                 {"column": item.column, "reason": item.reason, "items": item.items, "samples": samples}
             )
-        summary.mappings = sum(account.mappings for account in judged)
+        reached = [account for account in told if isinstance(account, Reached)]
+        summary.mappings = sum(account.mappings for account in reached or judged)
+        summary.ids_left_out = dict(sum((Counter(account.left_out) for account in reached), Counter()).most_common())
         outcome = _outcome(rendered)
         _check_whole(outcome.records, sum(account.staged for account in judged))
         watches = [account.traits for account in rendered if account.traits]

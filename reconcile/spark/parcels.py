@@ -15,7 +15,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-ACCOUNT, MAPPINGS, RECORDS, SUSPECTS = range(4)  # in the order in which a task meets them; suspects are records, too
+# In the order in which a task meets them. Others are mappings of another data source, suspects are records, too.
+ACCOUNT, MAPPINGS, OTHERS, RECORDS, SUSPECTS = range(5)
 SCHEMA = pa.schema(
     [
         pa.field("share", pa.int32(), nullable=False),
@@ -88,7 +89,7 @@ def uuid_share(shares: int) -> str:
 
 
 def shares_of(column: pa.ChunkedArray, shares: int) -> Shares:
-    """The share of each customer."""
+    """The share of each customer, or device."""
     if shares == 1:
         return np.zeros(len(column), np.int32)
     with duckdb.connect(config={"threads": 1}) as con:

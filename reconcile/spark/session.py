@@ -1,5 +1,6 @@
 """The Spark session, and the few things that are asked of it."""
 
+import atexit
 import os
 import re
 import zipfile
@@ -7,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import pyarrow as pa
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
@@ -24,16 +26,19 @@ from reconcile.spark.parcels import Parcel
 
 Source = Callable[[int], Iterator[Parcel]]
 Task = Callable[[Iterator[Parcel], int], Iterator[Parcel]]
+T = TypeVar("T")
 
 # A parcel can have some megabytes: few at a time go to a task.
 _PARCELS_IN_BATCH = "8"
 _SETTINGS = {"spark.sql.execution.arrow.maxRecordsPerBatch": _PARCELS_IN_BATCH}
+_FROM_THE_INPUTS = "nothing was delivered, and the next run starts from the inputs again"
+_FROM_THE_FILES = "the frozen files wait; run again"
 _NOISE = re.compile(r"\s*(\[[A-Z_.]+\])?\s*(.{0,200})")
 _shipped: dict[str, TemporaryDirectory[str]] = {}
 
 
 class ClusterFailed(IdsyncError):
-    """Spark gave the job up; nothing was delivered, and its inputs stay new."""
+    """Spark gave the job up. Before the freeze its inputs stay new, after it the frozen files wait."""
 
     exit_status = 75
 
@@ -81,18 +86,42 @@ class Cluster:
             return [Parcel(row.share, row.kind, row.place, bytes(row.body)) for row in frame.collect()]
 
 
-@contextmanager
-def cluster(scratch: Path) -> Iterator[Cluster]:
-    """On the session that there is, or on one made for this run: as `spark-submit` says, or else on this machine."""
-    running = SparkSession.getActiveSession()
-    with _errors():
-        spark = running or _opened()
-    try:
+class Hands:
+    """A session in use for tasks that share nothing, each a job of its own. Several threads may ask for one."""
+
+    def __init__(self) -> None:
+        self._context = _session(_FROM_THE_FILES).sparkContext
+        self._tag = f"reconcile-{uuid4()}"
+
+    def do(self, task: Callable[[], T]) -> T:
+        """What `task` returns, somewhere else. By then it may have been done more than once, even at the same time."""
+        self._context.addJobTag(self._tag)  # of this thread's jobs
+        try:
+            with _errors(_FROM_THE_FILES):
+                found: T = self._context.parallelize([0], 1).map(lambda _: task()).collect()[0]
+                return found
+        finally:
+            self._context.removeJobTag(self._tag)
+
+    def drop(self) -> None:
+        """All tasks under way. Who waits for one gets ClusterFailed."""
+        self._context.cancelJobsWithTag(self._tag)
+
+
+def cluster(scratch: Path) -> Cluster:
+    return Cluster(_session(), scratch)
+
+
+def _session(mend: str = _FROM_THE_INPUTS) -> SparkSession:
+    """The one that there is, or one made as `spark-submit` says, or else on this machine: it stays as long as this
+    process, since a run that joins delivers, too."""
+    with _errors(mend):
+        spark = SparkSession.getActiveSession()
+        if spark is None:
+            spark = _opened()
+            atexit.register(spark.stop)
         _ship(spark)
-        yield Cluster(spark, scratch)
-    finally:
-        if running is None:
-            spark.stop()
+    return spark
 
 
 def _opened() -> SparkSession:
@@ -145,7 +174,7 @@ def _source(called: str, count: int, source: Source) -> type[DataSource]:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(then: str = _FROM_THE_INPUTS) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JError) as error:
@@ -153,5 +182,5 @@ def _errors() -> Iterator[None]:
         told = _NOISE.match(str(error))
         raise ClusterFailed(
             f"Spark gave up: {type(error).__name__} {told[1] or '' if told else ''}".rstrip(),
-            mend="Spark's own log has the reason; nothing was delivered, and the next run starts from the inputs again",
+            mend=f"Spark's own log has the reason; {then}",
         ) from error

@@ -33,7 +33,7 @@ from reconcile.optouts import OptOuts
 from reconcile.records import Records
 from reconcile.spark import parcels
 from reconcile.spark.engine import ShareEngine
-from reconcile.spark.parcels import ACCOUNT, MAPPINGS, RECORDS, SUSPECTS, Parcel
+from reconcile.spark.parcels import ACCOUNT, MAPPINGS, OTHERS, RECORDS, SUSPECTS, Parcel
 from reconcile.spark.traits import TraitCount
 from reconcile.why import SAMPLE_IDS
 
@@ -44,6 +44,9 @@ HELD = -1  # in place of the number of a file
 
 HELD_PART = "held.parquet"
 
+Load = Callable[[Iterator[pa.RecordBatch]], object]
+_NO_MORE: tuple[int, Iterator[Parcel]] = (-1, iter(()))
+
 _P = ParamSpec("_P")
 
 
@@ -51,7 +54,8 @@ _P = ParamSpec("_P")
 class Work:
     """All that a task has to know. Times are in milliseconds since the epoch.
 
-    `shares`: how many of customers, and of users. `wanted`: the customers to ask the store for, None for all. In
+    `shares`: how many of customers, of users, and, where these have IDs of another data source, of devices. `parts`: of
+    the store; `other_parts`: of that other data source. `wanted`: the customers to ask for, None for all. In
     `attempts`, a folder that is shared with the driver, each attempt of a task makes one for its files; None: nothing
     is written. `reached` is what stands in `failpoints` at the driver.
     """
@@ -71,6 +75,7 @@ class Work:
     name: FileName | None
     reached: Callable[[Point], None]
     parts: tuple[Part | None, ...] = (None,)
+    other_parts: tuple[Part, ...] = ()
     wanted: tuple[str, ...] | None = None
 
 
@@ -95,6 +100,14 @@ class Read:
     number: int
     count: int
     bad: list[Reject]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Of one share of the devices. `left_out`: IDs of the other data source that can't be sent, by reason."""
+
+    mappings: int
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,11 @@ def _failing(task: Callable[_P, Iterator[Parcel]]) -> Callable[_P, Iterator[Parc
 # --- from the outside ------------------------------------------------------------------------------------------------
 
 
+def by_user(plan: Plan) -> bool:
+    """Whether customers are not the users, so that `render` has work to do."""
+    return plan.by_uuid or plan.other is not None
+
+
 def numbers(work: Work) -> list[int]:
     """What `read` is to be called for."""
     return [HELD] * bool(work.held_count) + list(range(len(work.sources)))
@@ -171,16 +189,37 @@ def _read_held(work: Work) -> Iterator[Parcel]:
 
 @_failing
 def export(work: Work, at: int) -> Iterator[Parcel]:
-    """A part of the store's mappings, for the customers' shares."""
+    """A part of the store's mappings, for the customers' shares, or for those of the devices, see `reach`."""
+    other = work.plan.other
+    kind, key = MAPPINGS, "uuid" if other else "customer_id"
     with closing(open_store(work.settings.store)) as store:
-        exported = store.export(
-            work.source.dpid,
-            work.now,
-            customer_ids=work.wanted,
-            latest_only=not work.plan.every_device,
-            part=work.parts[at],
-        )
+        if other and at >= len(work.parts):
+            kind = OTHERS
+            exported = store.export(other.dpid, work.now, part=work.other_parts[at - len(work.parts)])
+        else:
+            exported = store.export(
+                work.source.dpid,
+                work.now,
+                customer_ids=work.wanted,
+                latest_only=not work.plan.every_device,
+                part=work.parts[at],
+            )
         for place, rows in enumerate(parcels.collected(exported)):
+            yield from parcels.parted(rows, parcels.shares_of(rows[key], work.shares), kind, place)
+
+
+# --- by device -------------------------------------------------------------------------------------------------------
+
+
+@_failing
+def reach(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
+    """A share of the devices: which IDs of another data source the customers have there, for the customers' shares."""
+    left_out: dict[str, int] = {}
+    with _engine(work, threads) as engine:
+        loads = (MAPPINGS, engine.load_mappings), (OTHERS, lambda theirs: left_out.update(engine.load_others(theirs)))
+        yield from _taken_in(incoming, *loads)
+        yield parcels.account(Reached(engine.mappings, left_out))
+        for place, rows in enumerate(engine.reached()):
             yield from parcels.parted(rows, parcels.shares_of(rows["customer_id"], work.shares), MAPPINGS, place)
 
 
@@ -194,9 +233,10 @@ def judge(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parc
     Where customers are the users, no more has to be brought together: see `render`.
     """
     with _engine(work, threads) as engine:
-        yield from (parcel for parcel in _taken_in(engine, incoming))
+        load_mappings = engine.load_reached if work.plan.other else engine.load_mappings
+        yield from _taken_in(incoming, (MAPPINGS, load_mappings), *_of_records(engine))
         yield from _judged(work, engine)
-        if not work.plan.by_uuid:
+        if not by_user(work.plan):
             yield from _rendered(work, engine)
             return
         for kind, rows in ((MAPPINGS, engine.routed_mappings), (RECORDS, engine.routed_records)):
@@ -208,27 +248,29 @@ def judge(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parc
 def customers(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
     """Whose mappings `judge` will need, if they are few enough to be told."""
     with _engine(work, threads) as engine:
-        yield from _taken_in(engine, incoming)
+        yield from _taken_in(incoming, *_of_records(engine))
         for _ in _judged(work, engine):
             pass
         yield parcels.account((engine.count(), engine.customer_ids()))
 
 
-def _taken_in(engine: ShareEngine, incoming: Iterator[Parcel]) -> Iterator[Parcel]:
-    """Fill the engine's tables; the accounts go on."""
-    loaded = False
-    for kind, of_kind in parcels.by_kind(incoming):
-        if kind == ACCOUNT:
-            yield from of_kind
-        elif kind == MAPPINGS:
-            engine.load_mappings(parcels.batches(of_kind))
-            loaded = True
-        elif kind == RECORDS:
-            engine.stage(parcels.batches(of_kind))
-        elif kind == SUSPECTS:
-            engine.stage_suspects(parcels.batches(of_kind))
-    if not loaded:
-        engine.load_mappings(iter(()))
+def _taken_in(incoming: Iterator[Parcel], *loads: tuple[int, Load]) -> Iterator[Parcel]:
+    """Each load takes what there is of its kind, if only nothing, in order of kinds; the accounts go on."""
+    groups = parcels.by_kind(incoming)
+    kind, of_kind = next(groups, _NO_MORE)
+    if kind == ACCOUNT:
+        yield from of_kind
+        kind, of_kind = next(groups, _NO_MORE)
+    for wanted, load in loads:
+        if kind == wanted:
+            load(parcels.batches(of_kind))
+            kind, of_kind = next(groups, _NO_MORE)
+        else:
+            load(iter(()))
+
+
+def _of_records(engine: ShareEngine) -> tuple[tuple[int, Load], ...]:
+    return (RECORDS, engine.stage), (SUSPECTS, engine.stage_suspects)
 
 
 def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
@@ -248,8 +290,7 @@ def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
 def render(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
     """A share of the users: their lines, frozen in files."""
     with _engine(work, threads) as engine:
-        engine.is_routed = True
-        yield from _taken_in(engine, incoming)
+        yield from _taken_in(incoming, (MAPPINGS, engine.load_routed), *_of_records(engine))
         yield from _rendered(work, engine)
 
 

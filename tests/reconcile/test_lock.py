@@ -129,6 +129,9 @@ class Scripted:
         self.renewals += 1
         return self.ours
 
+    def is_last(self, name: str, token: int) -> bool:
+        raise NotImplementedError
+
     def release(self, name: str, token: int) -> None:
         self.released.set()
 
