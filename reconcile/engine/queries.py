@@ -25,9 +25,9 @@ def sent_key(plan: Plan) -> str:
     return "customer_id, other_id" if plan.other else "customer_id, high, low"
 
 
-def reached(plan: Plan) -> str:
+def reached(plan: Plan, tables: str = "mappings JOIN others USING (high, low)") -> str:
     """Customers with the IDs of the other data source that their devices have."""
-    pairs = "customer_id, other_id FROM mappings JOIN others USING (high, low)"
+    pairs = f"customer_id, other_id FROM {tables}"
     if not plan.every_device:
         return f"SELECT {pairs}"
     latest = "row_number() OVER (PARTITION BY customer_id ORDER BY other_id) = 1 AS latest"

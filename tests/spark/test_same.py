@@ -152,6 +152,24 @@ def test_a_feed_for_all_devices(tmp_path: Path, shared_redis: RedisServer) -> No
     assert told["items_left_out"]
 
 
+@pytest.mark.parametrize("devices", ["latest", "all"])
+def test_a_feed_of_ids_of_another_data_source(tmp_path: Path, devices: str) -> None:
+    feed = SIGNALS + f'max_rejected = 1.0\nunmatched = "hold"\nuser_id = "shop"\ndevices = "{devices}"\n'
+    pair = Pair(tmp_path, feed + '[[data_sources]]\nname = "shop"\ndpid = 777\n')
+
+    def shop(world: World) -> None:
+        fill(world, 6)
+        dice = random.Random(6)
+        ids = [*(f"s{number}" for number in range(60)), "a@b.example", "10:2"]
+        numbers = [dice.randrange(1, 90) for _ in range(150)]
+        world.sync(*((dice.choice(ids), uuid(10**36 * number + number)) for number in numbers), dpid=777)
+
+    pair.each(shop)
+    told = pair.run()
+    assert min(told[name] for name in ("matched", "held", "rejected", "silent", "lines", "mappings")) > 0
+    assert len(told["ids_left_out"]) == 2
+
+
 def test_a_feed_of_customer_ids(tmp_path: Path) -> None:
     rules = 'rules = [ { column = "tier", equals = "male", trait = 99, otherwise = "remove" } ]\n'
     feed = SIGNALS + 'max_rejected = 1.0\nunmatched = "emit"\nuser_id = "customer-id"\ncompression = "none"\n' + rules
