@@ -8,11 +8,12 @@ files are read is not promised, and of a user's lines only 200 count: all of the
 import base64
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from awscrt.checksums import crc64nvme
 from isal import isal_zlib
@@ -29,6 +30,7 @@ MAX_RAW_BYTES = 5_000_000_000
 MAX_GZIP_BYTES = 1_000_000_000
 PIECE_BYTES = 100_000_000  # what is packed at a time: a file can pass SPLIT_PACKED_BYTES by so much
 
+_AHEAD = 2  # pieces that may wait to be hashed
 _GZIP_LEVEL = 1  # of igzip's 0 to 3: 2 packs 3 % better in twice the time
 _GZIP_WINDOW = 31  # 15 bits of window, +16 for one gzip member without name or time: same lines, same bytes
 
@@ -97,7 +99,7 @@ class FileWriter:
         self._folder, self._name = folder, name
         self._split_raw, self._split_packed = split_raw or SPLIT_RAW_BYTES, split_packed or SPLIT_PACKED_BYTES
         self._packer = encrypted_by or (gzip_packer if name.suffix == "gz" else None)
-        self._workers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="files")  # two hashes, and one to sync
+        self._beside = _Beside(*(ThreadPoolExecutor(1, thread_name_prefix="files") for _ in _Beside._fields))
         self._done: list[_Part] = []
         self._part: _Part | None = None
 
@@ -129,7 +131,8 @@ class FileWriter:
         for part in (*self._done, *([self._part] if self._part else [])):
             part.drop()
         self._part = None
-        self._workers.shutdown()
+        for worker in self._beside:
+            worker.shutdown()
 
     def _write(self, text: memoryview, count: int) -> None:
         part = self._part
@@ -137,7 +140,7 @@ class FileWriter:
             self._close_part()
         if self._part is None:
             path = self._folder / f".part.{len(self._done) + 1}"
-            self._part = _Part(path, self._packer() if self._packer else None, self._workers)
+            self._part = _Part(path, self._packer() if self._packer else None, self._beside)
         self._part.write(text, count)
         failpoints.reached(Point.FILE_BEGUN)
 
@@ -181,16 +184,24 @@ def _user_before(text: memoryview, line_at: int) -> bytes:
     return line[line.rfind(b"\n") + 1 :].partition(b"\t")[0]
 
 
-class _Part:
-    """A file that grows. Its hashes are taken beside, each in a thread, of one piece at a time; so is it synced."""
+class _Beside(NamedTuple):
+    """Threads, one each: what is given to one is done in its order."""
 
-    def __init__(self, path: Path, packer: Packer | None, workers: ThreadPoolExecutor) -> None:
+    sha256: ThreadPoolExecutor
+    md5: ThreadPoolExecutor
+    syncing: ThreadPoolExecutor
+
+
+class _Part:
+    """A file that grows. It is hashed and synced beside."""
+
+    def __init__(self, path: Path, packer: Packer | None, beside: _Beside) -> None:
         self.path = path
         self.bytes = self.raw_bytes = self.lines = self._crc = 0
         self._digests = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         self._file: BinaryIO = path.open("wb")
-        self._packer, self._workers = packer, workers
-        self._hashing: list[Future[None]] = []
+        self._packer, self._beside = packer, beside
+        self._hashing: deque[tuple[Future[None], ...]] = deque()
         self._syncing: Future[None] | None = None
 
     def write(self, text: memoryview, count: int) -> None:
@@ -205,7 +216,7 @@ class _Part:
         self._see_hashed()
         with durable.telling(self.path):
             self._file.flush()
-        self._syncing = self._workers.submit(os.fsync, self._file.fileno())
+        self._syncing = self._beside.syncing.submit(os.fsync, self._file.fileno())
 
     def see_synced(self) -> None:
         if self._syncing is not None:
@@ -230,13 +241,17 @@ class _Part:
         if not data:
             return
         self.bytes += len(data)
-        self._see_hashed()
-        self._hashing = [self._workers.submit(digest.update, data) for digest in self._digests]
+        self._see_hashed(but=_AHEAD)
+        sha256, md5 = (
+            thread.submit(digest.update, data) for thread, digest in zip(self._beside, self._digests, strict=False)
+        )
+        self._hashing.append((sha256, md5))
         self._crc = crc64nvme(data, self._crc)
         with durable.telling(self.path):
             self._file.write(data)
 
-    def _see_hashed(self) -> None:
-        for hashing in self._hashing:
-            hashing.result()
-        self._hashing = []
+    def _see_hashed(self, but: int = 0) -> None:
+        """All pieces, but so many of the latest."""
+        while len(self._hashing) > but:
+            for hashing in self._hashing.popleft():
+                hashing.result()

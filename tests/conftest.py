@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from reconcile.check import job as checking
 from reconcile.state import RunFolder
@@ -38,7 +38,7 @@ def valid_output(request: pytest.FixtureRequest) -> Iterator[None]:
 _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
-class _Scheduling(LoadScopeScheduling):
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
 
     def _split_scope(self, nodeid: str) -> str:

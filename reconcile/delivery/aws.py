@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import botocore.session
+from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.config import Config
 from botocore.credentials import (
     AssumeRoleCredentialFetcher,
@@ -18,6 +19,9 @@ from idsync.settings import S3Destination
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+# The signer in C, which comes with the library of checksums, lets no other thread work while it hashes a body.
+AUTH_TYPE_MAPS["s3v4"] = S3SigV4Auth
 
 _SESSION_NAME = "idsync-reconcile"  # as the role's owner sees it in CloudTrail
 _CONNECTIONS = 16  # as many as `parallel` may be
