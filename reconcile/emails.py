@@ -29,7 +29,7 @@ class EmailEngine(DuckEngine):
     """See `DuckEngine`. The one column of values holds addresses, of which the table `records` has the hashes."""
 
     def stage(self, batches: Iterator[pa.RecordBatch]) -> int:
-        return super().stage(map(_hashed, batches))
+        return super().stage(map(hashed, batches))
 
     def take_faults(self, suspects: Sequence[tuple[int, int]]) -> list[Reject]:
         found = super().take_faults(suspects)
@@ -64,7 +64,8 @@ def without_addresses(rejects: Iterable[Reject]) -> list[Reject]:
     ]
 
 
-def _hashed(batch: pa.RecordBatch) -> pa.RecordBatch:
+def hashed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Records with hashes in place of addresses."""
     seqs, ids, addresses = batch.columns
     hashes = pa.array(map(_hash, addresses.to_pylist()), pa.string(), size=len(batch))
     return pa.RecordBatch.from_arrays([seqs, ids, hashes], schema=batch.schema)

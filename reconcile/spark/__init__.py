@@ -6,8 +6,10 @@ records, or mappings, as an Arrow stream: a shuffle costs by the parcel, and not
     inputs    a task for each file reads its records, numbers them, parcels them by customer
     mappings  a task for each part of the store exports it, and parcels it by customer; kept, so that a task that is
               done again sees what it saw before
+    devices   where users have IDs of another data source, a task for each share of the devices says which: of its
+              mappings and ours become pairs of customer and user, and mappings from here on
     customers a task for each share of the customers judges their records (held and newer, opted out, faulty), joins
-              them with their mappings, and parcels the result by user, so that all of a user is in one place
+              them with their mappings, and parcels the result by user, so that all of a user is in one place. Customers that are users themselves it renders at once
     users     a task for each share of the users renders their lines in a DuckDB of its own, and freezes them
 
 Files are written below the run's scratch folder, by each attempt of a task into a folder of its own. The driver takes

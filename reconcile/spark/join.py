@@ -45,7 +45,6 @@ class SparkJoin(Join):
         super().__init__(*args, **kwargs)
         refused = {
             "changes_only = true": self._feed.changes_only,
-            f'kind = "{self._feed.kind}"': bool(self._plan.email_dpid),
         }
         for setting in [setting for setting, is_set in refused.items() if is_set]:
             raise UsageError(
@@ -85,6 +84,7 @@ class SparkJoin(Join):
                 attempts if folder else None,
                 sink.name if isinstance(sink, Committer) else None,
                 failpoints.reached,
+                hash_opt_outs=self.opt_outs(self._plan.email_dpid) if self._plan.email_dpid else None,
             )
             told = self._sent_out(cluster(scratch), work)
             return self._settled(work, told, engine=engine, summary=summary, sink=sink, folder=folder)
@@ -95,6 +95,16 @@ class SparkJoin(Join):
         """The accounts of all tasks. Raises what went wrong in any."""
         step = self._meter.step("joining on Spark")
         records = spark.source("inputs", len(tasks.numbers(work)), partial(tasks.read, work))
+        if self._plan.email_dpid:  # no device is asked for
+            made = spark.parted([records], work.shares, partial(tasks.judge, work))
+        else:
+            made = self._joined(spark, work, records)
+        told = _accounts(spark, made)
+        step.advance(sum(account.count for account in told if isinstance(account, Read)))
+        return told
+
+    def _joined(self, spark: Cluster, work: Work, records: Any) -> Any:
+        """What the tasks make of records and mappings."""
         if _is_large(list(work.sources)):
             work = replace(work, parts=self._parts(spark, work, self._source.dpid))
         else:
@@ -108,11 +118,7 @@ class SparkJoin(Join):
         if self._plan.other:
             mappings = spark.parted([mappings], work.shares, partial(tasks.reach, work))
         made = spark.parted([records, mappings], work.shares, partial(tasks.judge, work))
-        if tasks.by_user(self._plan):
-            made = spark.parted([made], work.shares, partial(tasks.render, work))
-        told = _accounts(spark, made)
-        step.advance(sum(account.count for account in told if isinstance(account, Read)))
-        return told
+        return spark.parted([made], work.shares, partial(tasks.render, work)) if tasks.by_user(self._plan) else made
 
     def _narrowed(self, spark: Cluster, work: Work, told: list[Any]) -> Work:
         """Few customers are asked for alone."""
@@ -147,7 +153,8 @@ class SparkJoin(Join):
         for entry in summary.inputs:
             entry["records"] = records.counts.get(entry["sha256"], 0)
         left_out = [Reject(int(seq), "", optouts.REASON) for account in judged for seq in account.opted_out]
-        left_out += records.bad + [reject for account in judged for reject in account.faults]
+        faults = [reject for account in judged for reject in account.faults]
+        left_out += records.bad + sorted(faults, key=lambda reject: reject.seq)
         left_out = work.opt_outs.hide(left_out)
         self._check_share(left_out, records, summary, folder)
         for item in _items([item for account in judged for item in account.items], self._plan):

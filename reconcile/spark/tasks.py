@@ -21,7 +21,7 @@ from idsync.errors import IdsyncError
 from idsync.settings import DataSource, Feed, Settings
 from idsync.store import open_store
 from idsync.store.base import Part
-from reconcile import encryption, failpoints, held
+from reconcile import emails, encryption, failpoints, held
 from reconcile.engine.duckdb import DuckEngine, Ints, LeftOut, Outcome, Reject, Sink
 from reconcile.failpoints import Point
 from reconcile.feed import Plan
@@ -32,7 +32,7 @@ from reconcile.names import FileName
 from reconcile.optouts import OptOuts
 from reconcile.records import Records
 from reconcile.spark import parcels
-from reconcile.spark.engine import ShareEngine
+from reconcile.spark.engine import EmailShare, ShareEngine
 from reconcile.spark.parcels import ACCOUNT, MAPPINGS, OTHERS, RECORDS, SUSPECTS, Parcel
 from reconcile.spark.traits import TraitCount
 from reconcile.why import SAMPLE_IDS
@@ -76,6 +76,7 @@ class Work:
     reached: Callable[[Point], None]
     parts: tuple[Part | None, ...] = (None,)
     other_parts: tuple[Part, ...] = ()
+    hash_opt_outs: OptOuts | None = None
     wanted: tuple[str, ...] | None = None
 
 
@@ -172,19 +173,28 @@ def read(work: Work, at: int) -> Iterator[Parcel]:
     schema = _schema(work.plan)
     records = Records([work.sources[number]], work.plan, schema, start=number + 1 << FILE_BITS)
     place = number + 1 << FILE_BITS
-    for rows in parcels.collected(records.batches()):
+    for rows in parcels.collected(_without_addresses(work, records.batches())):
         kind = SUSPECTS if records.suspects else RECORDS
         records.suspects.clear()
         yield from parcels.parted(rows, parcels.shares_of(rows["id"], work.shares), kind, place)
         place += 1
-    yield parcels.account(Read(number, records.read, records.bad))
+    yield parcels.account(Read(number, records.read, _hidden(work, records.bad)))
 
 
 def _read_held(work: Work) -> Iterator[Parcel]:
     waiting = Held(work.held, work.plan, _schema(work.plan), now=work.now, days=work.feed.held_days)
-    for place, rows in enumerate(parcels.collected(waiting.batches())):
+    for place, rows in enumerate(parcels.collected(_without_addresses(work, waiting.batches()))):
         yield from parcels.parted(rows, parcels.shares_of(rows["id"], work.shares), SUSPECTS, place)
-    yield parcels.account(Read(HELD, waiting.count, waiting.expired))
+    yield parcels.account(Read(HELD, waiting.count, _hidden(work, waiting.expired)))
+
+
+def _without_addresses(work: Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    return map(emails.hashed, batches) if work.plan.email_dpid else batches
+
+
+def _hidden(work: Work, left_out: list[Reject]) -> list[Reject]:
+    """In files of addresses not even an account tells of one in place of a customer ID."""
+    return emails.without_addresses(work.opt_outs.hide(left_out)) if work.plan.email_dpid else left_out
 
 
 @_failing
@@ -278,7 +288,10 @@ def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
     superseded = engine.superseded(1 << FILE_BITS) if work.held_count else np.empty(0, np.int64)
     engine.drop(superseded)
     gone = engine.take_opted_out(work.opt_outs.dpid, work.opt_outs.tokens)
-    faults = engine.take_faults(engine.suspects)
+    if isinstance(engine, EmailShare) and work.hash_opt_outs:
+        of_hashes = engine.take_opted_out_hashes(work.hash_opt_outs.dpid, work.hash_opt_outs.tokens)
+        gone = np.concatenate([gone, of_hashes])
+    faults = _hidden(work, engine.take_faults(engine.suspects))
     items = engine.items_left_out(engine.suspects)
     yield parcels.account(Judged(len(superseded), gone, faults, items, engine.count(), engine.mappings))
 
@@ -358,7 +371,8 @@ class _Nowhere:
 @contextmanager
 def _engine(work: Work, threads: int) -> Iterator[ShareEngine]:
     with TemporaryDirectory(prefix="reconcile-", ignore_cleanup_errors=True) as scratch:
-        engine = ShareEngine(work.plan, Path(scratch), work.settings.reconcile.memory_limit, threads)
+        kind = EmailShare if work.plan.email_dpid else ShareEngine
+        engine = kind(work.plan, Path(scratch), work.settings.reconcile.memory_limit, threads)
         with engine:
             yield engine
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,29 @@ def test_a_feed_of_customer_ids(tmp_path: Path) -> None:
     pair = Pair(tmp_path, feed)
     pair.each(lambda world: fill(world, 3))
     assert pair.run()["unmatched"] > 0
+
+
+def test_a_feed_of_email_hashes(tmp_path: Path) -> None:
+    """Many addresses of one customer, in several files."""
+    feed = 'kind = "email-hashes"\nemail_column = "email"\nemail_data_source = "emails"\nmax_rejected = 1\n'
+    feed += '[[data_sources]]\nname = "emails"\ndpid = 777\nformat = "hashed-email"\n'
+    pair = Pair(tmp_path, feed)
+
+    def fill_in(world: World) -> None:
+        dice = random.Random(7)
+        for name in ("1.csv", "2.csv", "3.csv"):
+            found = [
+                (dice.choice([*CUSTOMERS[:12], "e@f.example"]), f"p{dice.randrange(40)}@example.com")
+                for _ in range(150)
+            ]
+            world.put(name, [*found, ("c1", ""), ("c2", "none")], ("id", "email"))
+        world.opt_out(CUSTOMERS[3])
+        world.opt_out(sha256(b"p5@example.com").hexdigest(), dpid=777)
+
+    pair.each(fill_in)
+    told = pair.run()
+    assert min(told[name] for name in ("matched", "rejected", "silent", "lines")) > 0
+    assert set(told["reasons"]) == {"too-many-emails", "opted-out", "email-invalid", "id-email"}
 
 
 def test_a_run_refused_for_its_data(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""What tests/reconcile/test_feed_emails.py says of e-mail hashes, on both engines; and that no address travels."""
+
+# ruff: noqa: F401  pytest finds here what is imported
+
+from pathlib import Path
+
+from reconcile import failpoints, inputs
+from reconcile.feed import plan
+from reconcile.optouts import OptOuts
+from reconcile.spark import parcels, tasks
+from tests.reconcile.test_feed_emails import (
+    HEADER,
+    sha,
+    test_a_refused_run_tells_no_address,
+    test_customers_and_hashes,
+    test_no_address_is_left_anywhere,
+    test_opt_outs_are_respected,
+    test_what_can_not_be_sent_is_rejected,
+    world,
+)
+from tests.spark.twins import on_both_engines
+
+
+def test_no_address_leaves_the_task_that_reads_it(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    path = made.put("1.csv", [("a", "person1@example.com"), ("b", "person2")], HEADER)
+    with path.open("a") as file:
+        file.write("person3@example.com,g,h\n")
+    settings = made.settings
+    feed, source = settings.feeds[0], settings.data_sources[0]
+    work = tasks.Work(
+        settings,
+        feed,
+        source,
+        plan(feed, source, settings.data_sources),
+        made.now,
+        2,
+        (inputs.fingerprint(path),),
+        made.state / "held" / "daily.parquet",
+        0,
+        OptOuts(source.dpid, {}),
+        frozenset(),
+        None,
+        None,
+        failpoints.reached,
+    )
+    found = list(tasks.read(work, 0))
+    assert not any(b"person" in parcel.body for parcel in found)
+    assert any(sha("person1@example.com").encode() in parcel.body for parcel in found)
+    (told,) = (parcels.told(parcel) for parcel in found if parcel.kind == parcels.ACCOUNT)
+    assert [reject.reason for reject in told.bad] == ["too-many-columns"]
