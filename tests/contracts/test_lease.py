@@ -51,6 +51,18 @@ def test_the_holder_gets_it_again_under_a_new_token(leases: Leases) -> None:
     assert leases.renew("daily", new, LONG)
 
 
+def test_others_can_ask_whether_it_was_granted_since_and_prolong_nothing(leases: Leases) -> None:
+    old = token(leases.acquire("daily", "host a", SHORT))
+    assert leases.is_last("daily", old)
+    assert not leases.is_last("weekly", old)
+    wait_until(lambda: leases.is_last("daily", old) and _granted(leases), "the end of a lease")
+    assert not leases.is_last("daily", old)
+
+
+def _granted(leases: Leases) -> bool:
+    return isinstance(leases.acquire("daily", "host b", LONG), int)
+
+
 def test_it_ends_when_nobody_renews_it(leases: Leases) -> None:
     old = token(leases.acquire("daily", "host a", SHORT))
     wait_until(lambda: isinstance(leases.acquire("daily", "host b", LONG), int), "the end of a lease")
