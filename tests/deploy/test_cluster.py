@@ -166,6 +166,8 @@ def test_the_spark_application_is_one_of_kubernetes_and_of_ours(version: str) ->
     assert overhead >= a_task * int(conf["spark.executor.cores"]) + 2e9
     assert SETTINGS.store.password_file is not None
     assert str(SETTINGS.store.password_file.parent) in conf.values()
+    environ = {each["name"]: each.get("value") for each in driver["env"]}
+    assert conf["spark.executorEnv.AWS_SHARED_CREDENTIALS_FILE"] == environ["AWS_SHARED_CREDENTIALS_FILE"]
 
 
 # --- they agree with the application ---------------------------------------------------------------------------------
