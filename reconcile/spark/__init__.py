@@ -9,7 +9,8 @@ records, or mappings, as an Arrow stream: a shuffle costs by the parcel, and not
     devices   where users have IDs of another data source, a task for each share of the devices says which: of its
               mappings and ours become pairs of customer and user, and mappings from here on
     customers a task for each share of the customers judges their records (held and newer, opted out, faulty), joins
-              them with their mappings, and parcels the result by user, so that all of a user is in one place. Customers that are users themselves it renders at once
+              them with their mappings, and parcels the result by user, so that all of a user is in one place;
+              where customers are the users, nothing more has to be brought together, and it renders their lines
     users     a task for each share of the users renders their lines in a DuckDB of its own, and freezes them
 
 Files are written below the run's scratch folder, by each attempt of a task into a folder of its own. The driver takes

@@ -22,7 +22,7 @@ from reconcile.failpoints import Point
 from reconcile.files import FrozenFile
 from reconcile.lock import Claim, Tenure
 from reconcile.spark.session import ClusterFailed, Hands
-from reconcile.spark.tasks import Failure
+from reconcile.spark.work import Failure
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class There:
 
 
 def _told(do: Callable[[], T], reached: Callable[[Point], None]) -> T | Failure:
-    """A task. The errors that a user can meet travel; of all others Spark takes care. `reached`: see `tasks.Work`."""
+    """A task. The errors that a user can meet travel; of all others Spark takes care. `reached`: see `work.Work`."""
     failpoints.reached = reached  # type: ignore[assignment]
     try:
         return do()

@@ -28,8 +28,8 @@ from reconcile.names import FileName
 from reconcile.records import Records
 from reconcile.spark import parcels, tasks
 from reconcile.spark.session import Cluster, ClusterFailed, cluster
-from reconcile.spark.tasks import FILE_BITS, HELD, HELD_PART, Failure, Judged, Reached, Read, Rendered, Work
 from reconcile.spark.traits import TraitCount
+from reconcile.spark.work import FILE_BITS, HELD, HELD_PART, Failure, Judged, Reached, Read, Rendered, Work
 from reconcile.state import RunFolder
 from reconcile.summary import Summary
 
@@ -204,7 +204,7 @@ class SparkJoin(Join):
 
 
 class ReadElsewhere(Records):
-    """The inputs' records as other machines have read them; see `tasks.FILE_BITS` for their numbers."""
+    """The inputs' records as other machines have read them; see `work.FILE_BITS` for their numbers."""
 
     def __init__(self, work: Work, told: Sequence[Read], schema: pa.Schema) -> None:
         super().__init__(work.sources, work.plan, schema, start=1 << FILE_BITS)

@@ -1,13 +1,8 @@
-"""What the executors do. No Spark here: each task takes parcels and gives parcels.
-
-The driver asks all questions to which the answer may change: the time, the opt-outs, the files and how many records
-are held. They come with `Work`.
-"""
+"""What the executors do. No Spark here: each task takes parcels and gives parcels."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -18,123 +13,25 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from idsync.errors import IdsyncError
-from idsync.settings import DataSource, Feed, Settings
 from idsync.store import open_store
-from idsync.store.base import Part
 from reconcile import emails, encryption, failpoints, held
-from reconcile.engine.duckdb import DuckEngine, Ints, LeftOut, Outcome, Reject, Sink
-from reconcile.failpoints import Point
+from reconcile.engine.duckdb import DuckEngine, Ints, Reject, Sink
 from reconcile.feed import Plan
-from reconcile.files import FileWriter, FrozenFile
+from reconcile.files import FileWriter
 from reconcile.held import Held
-from reconcile.inputs import Input
 from reconcile.names import FileName
-from reconcile.optouts import OptOuts
 from reconcile.records import Records
 from reconcile.spark import parcels
 from reconcile.spark.engine import EmailShare, ShareEngine
 from reconcile.spark.parcels import ACCOUNT, MAPPINGS, OTHERS, RECORDS, SUSPECTS, Parcel
 from reconcile.spark.traits import TraitCount
+from reconcile.spark.work import FILE_BITS, HELD, HELD_PART, Failure, Judged, Reached, Read, Rendered, Work
 from reconcile.why import SAMPLE_IDS
-
-# Records of file number n, from 0 on, have numbers from (n + 1) << FILE_BITS on, those on hold the ones below: no task
-# needs to know how many records another reads.
-FILE_BITS = 40
-HELD = -1  # in place of the number of a file
-
-HELD_PART = "held.parquet"
 
 Load = Callable[[Iterator[pa.RecordBatch]], object]
 _NO_MORE: tuple[int, Iterator[Parcel]] = (-1, iter(()))
 
 _P = ParamSpec("_P")
-
-
-@dataclass(frozen=True)
-class Work:
-    """All that a task has to know. Times are in milliseconds since the epoch.
-
-    `shares`: how many of customers, of users, and, where these have IDs of another data source, of devices. `parts`: of
-    the store; `other_parts`: of that other data source. `wanted`: the customers to ask for, None for all. In
-    `attempts`, a folder that is shared with the driver, each attempt of a task makes one for its files; None: nothing
-    is written. `reached` is what stands in `failpoints` at the driver.
-    """
-
-    settings: Settings
-    feed: Feed
-    source: DataSource
-    plan: Plan
-    now: int
-    shares: int
-    sources: tuple[Input, ...]
-    held: Path
-    held_count: int
-    opt_outs: OptOuts
-    traits: frozenset[str]
-    attempts: Path | None
-    name: FileName | None
-    reached: Callable[[Point], None]
-    parts: tuple[Part | None, ...] = (None,)
-    other_parts: tuple[Part, ...] = ()
-    hash_opt_outs: OptOuts | None = None
-    wanted: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error of a task that trying again would not mend. Spark would hand on no more than its text."""
-
-    kind: type[IdsyncError]
-    problem: str
-    mend: str
-
-    def error(self) -> IdsyncError:
-        error = self.kind.__new__(self.kind)
-        IdsyncError.__init__(error, self.problem, mend=self.mend)
-        return error
-
-
-@dataclass(frozen=True)
-class Read:
-    """Of one input, or of what is held: `count` records, of which some can't be used."""
-
-    number: int
-    count: int
-    bad: list[Reject]
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Of one share of the devices. `left_out`: IDs of the other data source that can't be sent, by reason."""
-
-    mappings: int
-    left_out: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Of one share of the customers."""
-
-    superseded: int
-    opted_out: Ints
-    faults: list[Reject]
-    items: list[LeftOut]
-    staged: int
-    mappings: int
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Of one share of the users. `files` lie in `folder`. `mute`: see `ShareEngine`."""
-
-    outcome: Outcome
-    mute: Ints
-    unmatched: Ints
-    held: int
-    ids: pa.Table | None
-    folder: Path | None
-    files: list[FrozenFile]
-    traits: TraitCount | None
 
 
 def _failing(task: Callable[_P, Iterator[Parcel]]) -> Callable[_P, Iterator[Parcel]]:

@@ -8,6 +8,7 @@ from reconcile import failpoints, inputs
 from reconcile.feed import plan
 from reconcile.optouts import OptOuts
 from reconcile.spark import parcels, tasks
+from reconcile.spark.work import Work
 from tests.reconcile.test_feed_emails import (
     HEADER,
     sha,
@@ -28,7 +29,7 @@ def test_no_address_leaves_the_task_that_reads_it(tmp_path: Path) -> None:
         file.write("person3@example.com,g,h\n")
     settings = made.settings
     feed, source = settings.feeds[0], settings.data_sources[0]
-    work = tasks.Work(
+    work = Work(
         settings,
         feed,
         source,
