@@ -1,45 +1,39 @@
-"""What is told of a run once it has ended: why records did not match, and the report.
+"""What is told of a run: why records did not match, and the report.
 
-All of it comes after the ledger knows of the run: it can neither delay nor endanger a delivery, and what goes wrong
-here is said and changes nothing. IDs that reach the ledger are masked; a report may have them in clear, see
-`reconcile.mask_ids`.
+Why records did not match is looked into while the mappings that the run has read are at hand, before the freeze; it
+takes a small part of the run, and what goes wrong is said and changes nothing. All else comes after the ledger knows of
+the run: it can neither delay nor endanger a delivery. IDs that reach the ledger are masked; a report may have them in
+clear, see `reconcile.mask_ids`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 from pyarrow import parquet
 
 from idsync.errors import IdsyncError
 from idsync.settings import DataSource, Feed, Settings
 from idsync.store import open_store
-from reconcile import durable, report
+from reconcile import report
 from reconcile.engine.duckdb import DuckEngine
 from reconcile.join import Fates
 from reconcile.ledger import Ledger
 from reconcile.optouts import OptOuts
+from reconcile.progress import Meter
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
 from reconcile.why import SAMPLE_IDS, Diagnosis, diagnose, explain
 
 MEMORY_LIMIT = "120MB"
 _BATCH_ROWS = 50_000
-_TOTAL = b"idsync.unmatched"
 
-
-def keep_unmatched(engine: DuckEngine, fates: Fates, feed: Feed, path: Path) -> None:
-    """Keep the IDs of unmatched records, or a sample of them, until `Aftermath` looks at them."""
-    # records that are sent as IDs of another data source may lack nothing but these: that is no matter of spelling
-    if not feed.diagnose or not len(fates.unmatched) or feed.user_id not in {"uuid", "customer-id"}:
-        return
-    found = engine.ids_of(fates.unmatched, SAMPLE_IDS)
-    with durable.replacing(path) as half:
-        parquet.write_table(
-            found.replace_schema_metadata({_TOTAL: str(len(fates.unmatched))}), half, compression="zstd"
-        )
+Why = dict[str, Any]
 
 
 class Aftermath:
@@ -53,18 +47,17 @@ class Aftermath:
         *,
         state: FeedState,
         ledger: Ledger,
+        meter: Meter,
         now: Callable[[], int],
     ) -> None:
         self._settings, self._feed, self._source = settings, feed, source
-        self._state, self._ledger, self._now = state, ledger, now
+        self._state, self._ledger, self._meter, self._now = state, ledger, meter, now
 
     def conclude(self, folder: RunFolder, summary: Summary) -> None:
         """For a run that has ended. Can be repeated."""
         try:
-            folder.aside.mkdir(exist_ok=True)
-            found = self.diagnose(folder.unmatched, folder.aside, summary)
-            folder.aside.rmdir()
-            folder.unmatched.unlink(missing_ok=True)
+            found = self.tell(json.loads(folder.why.read_bytes()), summary) if folder.why.exists() else None
+            folder.why.unlink(missing_ok=True)
             summary.report = str(folder.page)
             self._ledger.close(summary.run, summary.status, summary.as_dict())
             told = summary.as_dict()
@@ -73,32 +66,47 @@ class Aftermath:
         except (IdsyncError, OSError) as error:
             summary.report = f"could not be written: {error}"
 
-    def diagnose(self, unmatched: Path, scratch: Path, summary: Summary) -> Diagnosis | None:
-        """Why records did not match, if their IDs were kept: into the summary, masked, and as it is."""
-        if not unmatched.exists():
+    def look(self, engine: DuckEngine, fates: Fates, scratch: Path, *, thorough: bool = False) -> Why:
+        """Why records did not match: a Diagnosis with IDs in clear, for JSON, or a `problem`; empty where nobody asks.
+
+        `thorough` compares them with all customers, however many there are.
+        """
+        # records that are sent as IDs of another data source may lack nothing but these: that is no matter of spelling
+        if not self._feed.diagnose or not len(fates.unmatched) or self._feed.user_id not in {"uuid", "customer-id"}:
+            return {}
+        step = self._meter.step("looking why records did not match", len(fates.unmatched))
+        try:
+            with TemporaryDirectory(dir=scratch) as aside, closing(open_store(self._settings.store)) as store:
+                found = diagnose(
+                    engine.ids_of(fates.unmatched, SAMPLE_IDS).to_batches(),
+                    store,
+                    self._settings,
+                    self._source,
+                    self._now(),
+                    scratch=Path(aside),
+                    memory_limit=MEMORY_LIMIT,
+                    at_hand=engine.customers() if fates.among_all else None,
+                    thorough=thorough,
+                    matched_before=self._matched_before(),
+                    total=len(fates.unmatched),
+                )
+        except (IdsyncError, OSError, pa.ArrowException, duckdb.Error) as error:
+            return {"problem": f"not looked into: {error.problem if isinstance(error, IdsyncError) else error}"}
+        step.advance(len(fates.unmatched))
+        return found.as_dict(reveal=True)
+
+    def tell(self, why: Why, summary: Summary) -> Diagnosis | None:
+        """What `look` has found, into the summary, masked, and as it is."""
+        if not why or "problem" in why:
+            summary.why = why
             return None
         try:
-            found = self._without_opted_out(self._diagnose(unmatched, scratch))
-        except (IdsyncError, OSError, pa.ArrowException) as error:
-            told = error.problem if isinstance(error, IdsyncError) else str(error)
-            summary.why = {"problem": f"not looked into: {told}"}
+            found = self._without_opted_out(Diagnosis.from_dict(why))
+        except IdsyncError as error:  # nobody may be shown
+            summary.why = {"problem": f"not told: {error.problem}"}
             return None
         summary.why = {**found.as_dict(), "sentences": explain(found)}
         return found
-
-    def _diagnose(self, unmatched: Path, scratch: Path) -> Diagnosis:
-        with parquet.ParquetFile(unmatched) as file, closing(open_store(self._settings.store)) as store:
-            return diagnose(
-                file.iter_batches(batch_size=_BATCH_ROWS),
-                store,
-                self._settings,
-                self._source,
-                self._now(),
-                scratch=scratch,
-                memory_limit=MEMORY_LIMIT,
-                matched_before=self._matched_before(),
-                total=int((file.schema_arrow.metadata or {})[_TOTAL]),
-            )
 
     def _matched_before(self) -> Iterator[pa.RecordBatch]:
         """Where the feed remembers to whom it sent something."""

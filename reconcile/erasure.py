@@ -1,9 +1,9 @@
 """Finding and erasing customers and devices in all that the job keeps.
 
-Fields are compared whole and byte for byte: the ID column of records that are held, unmatched or rejected, the samples
-of reports, the first column of files. What a feed keeps is searched for the customers of its data source; what is left
-of a feed that is in the configuration no more, for those of all. Input files are the customer's own and are not looked
-at.
+Fields are compared whole and byte for byte: the ID column of records that are held or rejected, the samples of reports
+and of what is to be reported, the first column of files. What a feed keeps is searched for the customers of its data
+source; what is left of a feed that is in the configuration no more, for those of all. Input files are the customer's
+own and are not looked at.
 """
 
 import json
@@ -29,6 +29,7 @@ from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
 from reconcile.names import parse_id_sync
 from reconcile.state import FeedState, RunFolder, feeds, withdraw
+from reconcile.why import Diagnosis
 
 _BLOCK_BYTES = 1 << 24
 _LOOKS = 3
@@ -67,7 +68,7 @@ class Account:
     held: dict[str, int] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
-    unmatched: dict[str, int] = field(default_factory=dict)
+    why: dict[str, int] = field(default_factory=dict)
     reports: dict[str, int] = field(default_factory=dict)
     frozen: dict[str, int] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Account:
             "held": ("records", self.held),
             "sent": ("users", self.sent),
             "rejects": ("records", self.rejects),
-            "unmatched": ("records", self.unmatched),
+            "why": ("samples", self.why),
             "reports": ("samples", self.reports),
             "frozen": ("lines", self.frozen),
             "waiting": ("lines", self.waiting),
@@ -185,10 +186,9 @@ def _traces(
     for run in state.runs():
         if run.rejects.exists() and (count := rejects.count(run.rejects, customers)):
             yield Trace("rejects", run.rejects, count, run)
-        if count := tables.count(run.unmatched, partial(_among, customers)):
-            yield Trace("unmatched", run.unmatched, count, run)
-        if run.report.exists() and (count := report.samples_of(run.report, customers)):
-            yield Trace("reports", run.report, count, run)
+        for kind, path in (("why", run.why), ("reports", run.report)):
+            if path.exists() and (count := report.samples_of(path, customers)):
+                yield Trace(kind, path, count, run)
         if not run.is_frozen:
             continue
         kind = "frozen" if run.is_delivered else "withdrawn" if run.may_be_withdrawn else "waiting"
@@ -303,8 +303,10 @@ def _remove(trace: Trace, customers: frozenset[str], users: frozenset[str], ledg
             tables.remove(trace.path, choice, keep_empty=trace.run is not None)
         case "rejects":
             rejects.remove(trace.path, customers)
-        case "unmatched":
-            tables.remove(trace.path, partial(_among, customers))
+        case "why":
+            found = Diagnosis.from_dict(json.loads(trace.path.read_bytes()))
+            found = found.keeping(lambda pair, _: customers.isdisjoint(pair))
+            durable.write(trace.path, json.dumps(found.as_dict(reveal=True)).encode())
         case "reports" if trace.run:
             # they can be made again, out of what has been searched as well
             trace.run.remove_report()

@@ -40,11 +40,13 @@ Clock = Callable[[], int]
 
 
 class Fates(NamedTuple):
-    """How many records the inputs hold, which are unmatched, by number, and which are left out, and why."""
+    """How many records the inputs hold, which are unmatched, by number, and which are left out, and why. `among_all`:
+    the engine was given all mappings of the data source."""
 
     read: int
     unmatched: Ints
     left_out: list[Reject]
+    among_all: bool = False
 
 
 class Writer(Sink, Protocol):
@@ -123,7 +125,8 @@ class Join:
             )
         if isinstance(engine, ChangesEngine):
             engine.pass_over_older(records.starts)
-        summary.mappings = ahead.result() if ahead else self._load_mappings(engine, _wanted(engine), summary)
+        wanted = None if ahead else _wanted(engine)
+        summary.mappings = ahead.result() if ahead else self._load_mappings(engine, wanted, summary)
         watch = TraitWatch(sink, self._traits) if self._traits else None
         outcome = engine.render(_Metered(watch or sink, self._meter.step("joining", engine.count())))
         summary.traits = watch.as_dict() if watch else {}
@@ -140,7 +143,7 @@ class Join:
             if folder:
                 durable.sync(folder.sent)
         self._write_rejects(left_out, records, summary, folder)
-        return Fates(records.read, unmatched, left_out)
+        return Fates(records.read, unmatched, left_out, among_all=wanted is None)
 
     def records(self, sources: list[Input], schema: pa.Schema, *, start: int, limit: int = 0) -> Records:
         """Those of the inputs, numbered from `start`, the number of records that are held."""

@@ -3,6 +3,7 @@
 `shipment` is the part that ID-sync files share: what survives which death, who may be overtaken by whom.
 """
 
+import json
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,19 @@ from typing import Any, Literal
 
 from idsync.errors import UsageError
 from idsync.settings import DataSource, Destination, Feed, Settings
-from reconcile import aftermath, encryption, inputs, preview, retention, room, spark, statusfile, syncfile, tables
+from reconcile import (
+    aftermath,
+    durable,
+    encryption,
+    inputs,
+    preview,
+    retention,
+    room,
+    spark,
+    statusfile,
+    syncfile,
+    tables,
+)
 from reconcile.clock import clock
 from reconcile.delivery import open_delivery
 from reconcile.encryption import Recipient
@@ -91,6 +104,7 @@ class Job:
         engine: Engine = "duckdb",
     ) -> None:
         self._settings, self._meter, self._now, self._since = settings, meter, now, since
+        self._engine = engine
         self._feed, self._source, _ = resolve(settings, feed_name)
         self._plan: Plan = plan(self._feed, self._source, settings.data_sources)
         self.state = FeedState(settings.reconcile.state_dir, feed_name)
@@ -109,7 +123,7 @@ class Job:
         )
         self._ledger = self.shipment.ledger
         self._aftermath = aftermath.Aftermath(
-            settings, self._feed, self._source, state=self.state, ledger=self._ledger, now=now
+            settings, self._feed, self._source, state=self.state, ledger=self._ledger, meter=meter, now=now
         )
 
     # --- the flow --------------------------------------------------------------------------------------------------
@@ -147,14 +161,13 @@ class Job:
             sources, passed_over = self._new(gathered)
             summary = self._summary(status="dry-run", planned_at=self._now(), limit=limit, **passed_over)
             summary.inputs = [{"path": source.name, "sha256": source.sha256} for source in sources]
-            unmatched = Path(scratch) / "unmatched.parquet"
             with self._join.engine(Path(scratch)) as engine:
                 schema, fates = engine.schema, self._join.run(engine, sources, summary, _Nowhere())
-                aftermath.keep_unmatched(engine, fates, self._feed, unmatched)
+                found = self._aftermath.look(engine, fates, Path(scratch), thorough=self._engine == "duckdb")
             summary.finished_at, summary.steps = self._now(), self._meter.take()
             records = self._join.records(sources, schema, start=tables.rows(self.state.held), limit=limit)
             shown = preview.look(self._join, records, fates, sample, Path(scratch)) if sample else []
-            self._aftermath.diagnose(unmatched, Path(scratch), summary)
+            self._aftermath.tell(found, summary)
         return summary, shown
 
     # --- its steps -------------------------------------------------------------------------------------------------
@@ -196,7 +209,9 @@ class Job:
             with closing(self._join.writer(folder.files, name, packer)) as writer:
                 with self._join.engine(folder.scratch) as engine:
                     fates = self._join.run(engine, sources, summary, writer, folder)
-                    aftermath.keep_unmatched(engine, fates, self._feed, folder.unmatched)
+                    found = self._aftermath.look(engine, fates, folder.scratch)
+                    if found:
+                        durable.write(folder.why, json.dumps(found).encode())
                 summary.files = entries(writer.finish())
 
     def _recipient(self) -> AbstractContextManager[Recipient | None]:

@@ -10,7 +10,7 @@
                           /rejects.csv.gz    records left out
                           /held.parquet      what waits from now on; takes the place of the feed's at the end
                           /sent.parquet      what was sent, with this run; likewise
-                          /unmatched.parquet IDs without a match, a sample of them; gone once they were looked at
+                          /why.json          why records did not match, with IDs; gone once the run is reported
                           /opt-outs.sha256   stands for the opt-outs that the files honour
                           /*.info            what the files should be, in the form of Audience Manager's own
                           /ON_HOLD           planned to wait for `release`
@@ -56,8 +56,7 @@ class RunFolder:
         self.held = path / "held.parquet"
         self.sent = path / "sent.parquet"
         self.opt_outs = path / "opt-outs.sha256"
-        self.unmatched = path / "unmatched.parquet"
-        self.aside = path / ".aside"
+        self.why = path / "why.json"
         self.report, self.page = path / "report.json", path / "report.html"
         self.manifest = path / "manifest.json"
         self._offered, self._delivered, self._refused = (path / mark for mark in ("OFFERED", "DELIVERED", "REFUSED"))
@@ -185,13 +184,10 @@ class FeedState:
             shutil.rmtree(path)
         if self.copies.exists():
             shutil.rmtree(self.copies)
-        asides = [run.aside for run in self.runs() if run.aside.exists()]
-        for aside in asides:
-            shutil.rmtree(aside)
-        unlooked = [run.unmatched for run in self.runs() if run.is_ended and run.unmatched.exists()]
-        for path in unlooked:
+        untold = [run.why for run in self.runs() if run.is_ended and run.why.exists()]
+        for path in untold:
             path.unlink()
-        return len(halves) + len(unfrozen) + len(removed) + len(dry_runs) + len(asides) + len(unlooked)
+        return len(halves) + len(unfrozen) + len(removed) + len(dry_runs) + len(untold)
 
 
 def withdraw(run: RunFolder, ledger: Ledger, reason: str) -> None:

@@ -4,7 +4,7 @@ IDs leave here masked unless the caller asks for them: reports are kept, sent on
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -72,6 +72,14 @@ class Finding:
     affix: Affix | None = None
     data_source: str | None = None
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "Finding":
+        """Of what `as_dict` gives with `reveal`."""
+        figures = {name: told[name] for name in ("rule", "records", "examined", "ids", "ambiguous")}
+        samples = tuple(Pair(**pair) for pair in told["samples"])
+        affix = Affix(**told["affix"]) if "affix" in told else None
+        return cls(**figures, samples=samples, affix=affix, data_source=told.get("data_source"))
+
     def as_dict(self, *, reveal: bool = False) -> dict[str, Any]:
         """For JSON."""
         pairs = [pair if reveal else pair.masked() for pair in self.samples]
@@ -94,7 +102,8 @@ class Diagnosis:
     """`unmatched` records = those of all `findings` + `unexplained`, always; likewise `examined`.
 
     Where there were too many, `examined` records are those of a sample of `ids` customer IDs, and numbers of records
-    are extrapolated. `compared` customers of the data source were looked at; 0 if the answer did not take it.
+    are extrapolated. `compared` customers of the data source were looked at, or else so many spellings of the IDs were
+    looked up; both are 0 if the answer did not take it.
     """
 
     data_source: str
@@ -104,6 +113,14 @@ class Diagnosis:
     compared: int
     findings: tuple[Finding, ...]
     unexplained: int
+    spellings: int = 0
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "Diagnosis":
+        """Of what `as_dict` gives with `reveal`."""
+        figures = {name: told[name] for name in ("data_source", "unmatched", "examined", "ids", "compared")}
+        findings = tuple(map(Finding.from_dict, told["findings"]))
+        return cls(**figures, findings=findings, unexplained=told["unexplained"], spellings=told["spellings"])
 
     @property
     def sampled(self) -> bool:
@@ -128,6 +145,7 @@ class Diagnosis:
             "examined": self.examined,
             "ids": self.ids,
             "compared": self.compared,
+            "spellings": self.spellings,
             "findings": [finding.as_dict(reveal=reveal) for finding in self.findings],
             "unexplained": self.unexplained,
         }
@@ -179,7 +197,12 @@ def explain(diagnosis: Diagnosis, *, reveal: bool = False) -> list[str]:
     told = [_sentence(finding, diagnosis, reveal=reveal) for finding in found]
     if diagnosis.unexplained:
         much = _amount(diagnosis.unexplained, diagnosis, about="about ")
-        told.append(f"For {much} no explanation was found: nothing like their IDs is among those that are synced.")
+        told.append(
+            f"For {much} no explanation was found: their IDs are not synced in any usual spelling. A dry run compares"
+            " them with all that are synced."
+            if diagnosis.spellings
+            else f"For {much} no explanation was found: nothing like their IDs is among those that are synced."
+        )
     if diagnosis.sampled:
         told.append(
             f"Figures are extrapolated from a sample of {_number(diagnosis.ids, 'ID')}"

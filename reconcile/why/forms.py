@@ -8,10 +8,11 @@ whole columns finds the few pairs that are worth a look.
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -137,3 +138,40 @@ def loosest_of(column: pa.StringArray) -> pa.StringArray:
         odd = pc.invert(simple)
         bare = pc.replace_with_mask(bare, odd, pa.array(map(loosest, column.filter(odd).to_pylist()), pa.string()))
     return bare
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# The same in SQL, of a column `id`: of what is simple in the sense of `loosest_of`.
+IS_SIMPLE_SQL = "(strlen(id) = length(id) AND NOT contains(id, '%'))"
+FORM_SQL = f"rtrim(ltrim(replace(lower(id), '+', ' '), {_literal(_ASCII_BLANKS + '0')}), {_literal(_ASCII_BLANKS)})"
+
+
+# --- one ID in its usual spellings -----------------------------------------------------------------------------------
+
+_FEW_LENGTHS = 3
+
+
+def common_lengths(texts: Iterable[str]) -> tuple[int, ...]:
+    """The most frequent lengths of those that begin with a zero: up to these IDs may have been filled up."""
+    counts = Counter(len(text) for text in texts if text.startswith("0"))
+    return tuple(length for length, _ in counts.most_common(_FEW_LENGTHS))
+
+
+def spellings(text: str, lengths: Sequence[int] = ()) -> list[str]:
+    """How another system is likely to have written the ID, itself first. Proposals: RULES tell which are the same.
+
+    URL-decoded and encoded; in each Unicode form; without blanks; in lower, upper and title case; without zeros in
+    front, and with as many as come to one of `lengths`.
+    """
+    if not strip_blanks(text):
+        return []
+    found = {text: None}
+    for start in (*decoded(text), quote(text, safe=""), text.replace(" ", "+")):
+        for form in dict.fromkeys(unicodedata.normalize(name, start) for name in ("NFC", "NFKC", "NFD")):
+            bare = strip_blanks(form)
+            for plain in (form, bare, strip_zeros(bare), *(bare.rjust(length, "0") for length in lengths if bare)):
+                found |= dict.fromkeys((plain, plain.lower(), plain.upper(), plain.title()))
+    return [spelling for spelling in found if strip_blanks(spelling)]

@@ -103,6 +103,7 @@ def test_steps_are_timed_and_counted(world: World) -> None:
         ("reading records", 2),
         ("reading mappings", 1),
         ("joining", 1),
+        ("looking why records did not match", 1),
         ("delivering", 1),
     ]
     assert all(0 <= step["seconds"] < 60 for step in summary.steps)
@@ -171,24 +172,21 @@ def test_an_interrupted_run_is_reported_by_the_next(world: World, monkeypatch: p
             world.run()
     (row,) = Ledger(world.state / "ledger.db").history()
     assert row["state"] == "frozen"
-    assert list(world.state.glob("runs/*/unmatched.parquet"))
+    assert list(world.state.glob("runs/*/why.json"))
     assert world.run().settled == [row["run"]]
     (row,) = Ledger(world.state / "ledger.db").history()
     assert [finding["rule"] for finding in row["why"]["findings"]] == ["case"]
     assert list(world.state.glob("runs/*/report.html"))
-    assert not list(world.state.glob("runs/*/unmatched.parquet"))
+    assert not list(world.state.glob("runs/*/why.json"))
 
 
-def test_what_a_killed_look_left_goes_with_the_next_run(world: World) -> None:
+def test_what_a_killed_run_did_not_tell_goes_with_the_next(world: World) -> None:
     world.put("a.csv", [("user-1", "f", "", "")])
     world.run()
     folder = folder_of(world)
-    folder.aside.mkdir()
-    (folder.aside / "spilled").write_text("USER-2")
-    folder.unmatched.write_text("USER-2")
+    folder.why.write_text("USER-2")
     world.run()
-    assert not folder.aside.exists()
-    assert not folder.unmatched.exists()
+    assert not folder.why.exists()
 
 
 # --- why records did not match ---------------------------------------------------------------------------------------
@@ -303,13 +301,14 @@ def test_who_opted_out_since_the_run_looked_is_in_no_report(tmp_path: Path, monk
     world = World(tmp_path, LENIENT + CLEAR)
     world.sync(("user-4711", uuid(1)), ("user-4712", uuid(2)))
     world.put("a.csv", [("USER-4711", "f", "", ""), ("USER-4712", "f", "", ""), ("late:4713", "f", "", "")])
-    keep = aftermath.keep_unmatched
+    look = aftermath.Aftermath.look
 
-    def leave(*arguments: Any) -> None:
-        keep(*arguments)
+    def leave(*arguments: Any) -> aftermath.Why:
+        found = look(*arguments)
         world.opt_out("USER-4711", "late:4713")
+        return found
 
-    monkeypatch.setattr(aftermath, "keep_unmatched", leave)
+    monkeypatch.setattr(aftermath.Aftermath, "look", leave)
     world.run()
     assert ids_of(told(world)) == {"USER-4712", "user-4712", ""}
     page = folder_of(world).page.read_text()
@@ -344,12 +343,11 @@ def test_the_ids_kept_of_a_run_that_waits_are_erased(world: World, monkeypatch: 
             world.run()
     sought = erasure.parse([json.dumps({"dpid": DPID, "customer_id": "USER-22"}).encode()])
     account = erasure.erase(world.settings, sought, 0).as_dict()
-    assert account["unmatched"]["records"] == 1
+    assert account["why"]["samples"] == 1
     assert [path.name for path, data in world.everything() if b"USER-22" in data] == []
     world.run()
     (row,) = Ledger(world.state / "ledger.db").history()
-    assert sum(finding["records"] for finding in row["why"]["findings"]) == 2  # a sample, of two records
-    assert row["why"]["examined"] == 1
+    assert [(finding["records"], len(finding["samples"])) for finding in row["why"]["findings"]] == [(2, 1)]
 
 
 def test_reports_with_ids_go_with_the_rejects_and_masked_ones_stay(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from idsync.errors import StoreUnavailable
 from idsync.store import DAY, open_store
-from idsync.store.base import EXPORT_SCHEMA
-from reconcile.why import Diagnosis, Finding, Pair, Undiagnosed, affixes, diagnose, explain
+from idsync.store.base import EXPORT_SCHEMA, Part
+from reconcile import join as joining
+from reconcile.why import Diagnosis, Finding, Pair, Undiagnosed, affixes, diagnose, explain, search
 from reconcile.why.affixes import Affix
+from reconcile.why.customers import AtHand
 from reconcile.why.diagnosis import ORDER, shares
-from reconcile.why.forms import RULES, fold, loosest, loosest_of
+from reconcile.why.forms import RULES, common_lengths, fold, loosest, loosest_of, spellings
 from tests.idsync.ids_of_all_kinds import any_id
 from tests.reconcile.samples import NOW, SIGNALS, World, uuid
 from tests.servers import RedisServer
@@ -38,7 +41,7 @@ def know(there: World, *names: str, dpid: int = 12345, seen: int | None = None) 
 
 
 def look(
-    there: World, records: Sequence[str], *, batch: int = 1000, sample_ids: int = 100_000, **more: object
+    there: World, records: Sequence[str], *, batch: int = 1000, sample_ids: int | None = 100_000, **more: object
 ) -> Diagnosis:
     scratch = there.folder / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -182,6 +185,22 @@ def test_the_loosest_form_of_a_column_is_that_of_its_texts(texts: list[str]) -> 
     assert loosest_of(pa.array(texts, pa.string())).to_pylist() == list(map(loosest, texts))
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(TEXTS | st.sampled_from(["0", "00", "", " ", "a%41", "+0+", "\x1f\x0ba\t", "0'a'"]), unique=True))
+def test_customers_at_hand_are_alike_who_have_one_loosest_form(texts: list[str]) -> None:
+    with duckdb.connect() as con:
+        con.register("given", pa.table({"name": pa.array(texts, pa.string())}))
+        found = list(AtHand(con, "given", "name").like(texts))
+    assert found == [sorted(other for other in texts if loosest(other) == loosest(text))[:10] for text in texts]
+
+
+def test_nothing_but_blanks_has_no_spellings() -> None:
+    assert spellings(f" {NBSP}") == []
+    assert spellings("7", common_lengths(["007", "0070", "00800", "77"]))[0] == "7"
+    assert {"007", "0007", "00007"} <= set(spellings("7", common_lengths(["007", "0070", "00800", "7777777"])))
+    assert "0000007" not in spellings("7", common_lengths(["007", "7777777"]))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(known=st.lists(ODD.filter(bool), max_size=8, unique=True), records=st.lists(ODD.filter(bool), max_size=12))
 def test_findings_are_those_of_a_plain_definition(
@@ -206,6 +225,62 @@ def test_findings_are_those_of_a_plain_definition(
     for finding in found.findings:
         if finding.rule not in ORDER[:4]:
             assert all(pair.record != pair.mapping and pair.mapping in known for pair in finding.samples)
+
+
+USUAL = [
+    ("USER-1", "user-1", "case"),
+    ("user-2", "USER-2", "case"),
+    ("ada-lovelace", "Ada-Lovelace", "case"),
+    (" user-3", "user-3", "blanks"),
+    ("0042", "42", "zeros"),
+    ("43", "0000043", "zeros"),
+    ("e\u0301-1", "\u00e9-1", "nfc"),
+    ("\u00e9-2", "e\u0301-2", "nfc"),
+    ("\uff14\uff15\uff16", "456", "nfkc"),
+    ("a%20b", "a b", "percent"),
+    ("a/c", "a%2Fc", "percent"),
+    ("M%C3%BCLLER", "m\u00fcller", "case+percent"),
+    ("CRM-7", "u7", "affix"),
+    ("CRM-8", "u8", "affix"),
+]
+
+
+def test_of_many_customers_usual_spellings_are_found(either: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
+    know(either, *(mapping for _, mapping, _ in USUAL), "0000099", "mIxEd", *(f"u{number}" for number in range(100)))
+    records = [record for record, _, _ in USUAL]
+    found = look(either, [*records, "MiXeD"])
+    told = {pair.record: (pair.mapping, finding.rule) for finding in found.findings for pair in finding.samples}
+    assert told == {record: (mapping, rule) for record, mapping, rule in USUAL}
+    assert (found.compared, found.unexplained) == (0, 1)
+    assert found.spellings > 100
+    assert "A dry run compares" in explain(found)[-1]
+    assert counted(look(either, ["MiXeD"], thorough=True)) == {"case": 1}
+
+
+def test_more_than_a_run_may_spell_are_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
+    monkeypatch.setattr(search, "SPELLED_IDS", 10)
+    there = world(tmp_path)
+    know(there, "user")
+    found = look(there, [f"other-{number}" for number in range(30)], sample_ids=None)
+    assert (found.unmatched, found.ids, found.sampled) == (30, 10, True)
+    assert look(there, [f"other-{number}" for number in range(30)], sample_ids=None, thorough=True).ids == 30
+
+
+@pytest.mark.parametrize("all_read", [True, False])
+def test_a_run_that_has_read_all_mappings_asks_the_store_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_read: bool
+) -> None:
+    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
+    monkeypatch.setattr(joining, "SUBSET_CUSTOMERS", 0 if all_read else 10)
+    there = World(tmp_path, feed=f'{SIGNALS}devices = "all"\n')
+    know(there, "mIxEd", "user-2")
+    there.sync(("mIxEd", uuid(7)))
+    there.put("a.csv", [("MiXeD", "f", "", ""), ("user-2", "f", "", "")])
+    why = there.run().why
+    assert (why["compared"], [finding["rule"] for finding in why["findings"]]) == (2 * all_read, ["case"] * all_read)
+    assert (why["spellings"] > 0) is not all_read
 
 
 def test_the_cheapest_rule_counts_and_doubt_is_counted(tmp_path: Path) -> None:
@@ -292,10 +367,19 @@ class _Late:
     """A store in which the ID was recorded between one look and the next."""
 
     def export(
-        self, dpid: int, now: int, *, customer_ids: Sequence[str] | None = None, latest_only: bool = False
+        self,
+        dpid: int,
+        now: int,
+        *,
+        customer_ids: Sequence[str] | None = None,
+        latest_only: bool = False,
+        part: Part | None = None,
     ) -> Iterator[pa.RecordBatch]:
         if customer_ids is None:
             yield pa.RecordBatch.from_pylist([{"customer_id": "a", "uuid": uuid(1), "last_seen": now}], EXPORT_SCHEMA)
+
+    def parts(self, dpid: int, most: int) -> list[Part]:
+        return []
 
 
 def test_an_id_that_is_synced_between_two_looks_is_no_case_for_a_rule(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Where customers are looked for whose IDs are like those of unmatched records: three ways, by what is at hand.
+
+AtHand    the mappings that a run has read anyway, in its engine
+Loaded    all customers of the data source, read for this alone
+Spelled   the store, asked for each ID in the spellings that are usual: what it costs does not depend on its size
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Protocol
+
+import duckdb
+import pyarrow as pa
+
+from idsync.store.base import Part
+from reconcile.why.forms import FORM_SQL, IS_SIMPLE_SQL, common_lengths, loosest_of, spellings
+
+_ALIKE = 10  # customers with one loosest form that are looked at; more would only be more doubt
+_ASKED = 100_000  # spellings at a time
+_PARTS, _SAMPLE = 8, 1_000  # of a store, to see what IDs look like
+
+
+class Exporter(Protocol):
+    """What is needed of a `MappingStore`."""
+
+    def export(
+        self,
+        dpid: int,
+        now: int,
+        *,
+        customer_ids: Sequence[str] | None = None,
+        latest_only: bool = False,
+        part: Part | None = None,
+    ) -> Iterator[pa.RecordBatch]: ...
+
+    def parts(self, dpid: int, most: int) -> list[Part]: ...
+
+
+class Customers(Protocol):
+    """Those of a data source. `compared` of them were looked at, one by one; or `spelled` IDs were asked for."""
+
+    compared: int
+    spelled: int
+
+    def some(self, most: int) -> list[str]:
+        """`most` or fewer, from all over."""
+
+    def like(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """For each text the customers that may be the same by some rule, the first few in order."""
+
+
+class AtHand:
+    """The customers in a column of a table, each once in the rows that fulfil `condition`."""
+
+    spelled = 0
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, table: str, column: str, condition: str = "true") -> None:
+        self._con = con
+        self._rows = f"(SELECT {column} AS id FROM {table} WHERE {condition})"
+        ((self.compared,),) = con.sql(f"SELECT count(*) FROM {self._rows}").fetchall()
+        odd = con.sql(f"SELECT id FROM {self._rows} WHERE NOT {IS_SIMPLE_SQL}").to_arrow_table()["id"].combine_chunks()
+        self._odd = pa.table({"id": odd, "form": loosest_of(odd)})
+
+    def some(self, most: int) -> list[str]:
+        """At even distances in the order of the table."""
+        numbered = f"SELECT id, row_number() OVER () AS place FROM {self._rows}"
+        query = f"SELECT id FROM ({numbered}) WHERE place % ? = 0 ORDER BY place"
+        return [row[0] for row in self._con.execute(query, [-(-self.compared // most) or 1]).fetchall()]
+
+    def like(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        forms = loosest_of(pa.array(texts, pa.string()))
+        self._con.register("wanted", pa.table({"form": forms.unique()}))
+        self._con.register("odd", self._odd)
+        known = f"SELECT id, {FORM_SQL} AS form FROM {self._rows} WHERE {IS_SIMPLE_SQL} UNION ALL FROM odd"
+        query = (
+            f"SELECT form, id FROM ({known}) SEMI JOIN wanted USING (form)"
+            " QUALIFY row_number() OVER (PARTITION BY form ORDER BY id) <= ? ORDER BY ALL"
+        )
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for form, customer_id in self._con.execute(query, [_ALIKE]).fetchall():
+            found[form].append(customer_id)
+        for name in ("wanted", "odd"):
+            self._con.unregister(name)
+        return (found.get(form, []) for form in forms.to_pylist())
+
+
+def loaded(con: duckdb.DuckDBPyConnection, exported: Iterable[pa.RecordBatch], most: int | None) -> AtHand | None:
+    """All customers of an export with one row each; None where there are more than `most`."""
+    con.execute("CREATE TABLE known (id VARCHAR)")
+    count = 0
+    for batch in exported:
+        count += len(batch)
+        if most is not None and count > most:
+            con.execute("DROP TABLE known")
+            return None
+        con.register("batch", pa.table({"id": batch.column(0)}))
+        con.execute("INSERT INTO known SELECT * FROM batch")
+        con.unregister("batch")
+    return AtHand(con, "known", "id")
+
+
+class Spelled:
+    """See above. What is spelled otherwise is not found: an ID in mixed case, say, whose record is in upper case."""
+
+    compared = 0
+
+    def __init__(self, store: Exporter, dpid: int, now: int) -> None:
+        self._store, self._dpid, self._now = store, dpid, now
+        self._lengths = common_lengths(self.some(_SAMPLE))
+        self.spelled = 0
+
+    def some(self, most: int) -> list[str]:
+        """The first few of each of some parts of the store."""
+        found: list[str] = []
+        for part in self._store.parts(self._dpid, _PARTS):
+            exported = self._store.export(self._dpid, self._now, latest_only=True, part=part)
+            names = chain.from_iterable(batch.column(0).to_pylist() for batch in exported)
+            found += islice(names, most // _PARTS)
+        return found
+
+    def like(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        spelled = [spellings(text, self._lengths) for text in texts]
+        asked = list(dict.fromkeys(spelling for each in spelled for spelling in each))
+        self.spelled += len(asked)
+        known: set[str] = set()
+        for start in range(0, len(asked), _ASKED):
+            wanted = asked[start : start + _ASKED]
+            for batch in self._store.export(self._dpid, self._now, customer_ids=wanted, latest_only=True):
+                known.update(batch.column(0).to_pylist())
+        return (sorted(known.intersection(each))[:_ALIKE] for each in spelled)
