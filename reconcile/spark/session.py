@@ -3,6 +3,7 @@
 import atexit
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,8 +60,9 @@ class Cluster:
 
     def source(self, name: str, count: int, source: Source) -> DataFrame:
         """What `source` gives for each number below `count`, each in a task of its own."""
-        self._spark.dataSource.register(_source(f"reconcile_{name}", count, source))
-        return self._spark.read.format(f"reconcile_{name}").load()
+        with _errors():
+            self._spark.dataSource.register(_source(f"reconcile_{name}", count, source))
+            return self._spark.read.format(f"reconcile_{name}").load()
 
     def kept(self, frame: DataFrame) -> DataFrame:
         """The same, worked out once and for all."""
@@ -128,6 +130,7 @@ def _opened() -> SparkSession:
     builder = SparkSession.builder.appName("reconcile")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
     if not submitted:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = builder.master("local[*]").config("spark.ui.enabled", "false")
     return builder.getOrCreate()
 

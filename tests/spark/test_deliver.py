@@ -139,6 +139,14 @@ def test_a_refusal_is_told_in_the_words_of_one_machine(
     assert not destination.held()
 
 
+def test_what_may_pass_later_is_tried_again(strict: StrictS3, tmp_path: Path) -> None:
+    path, file = frozen(tmp_path / "run", b"some bytes")
+    strict.faults += ["SlowDown", "cut"]
+    table = s3_table(strict.url) | {"retry_seconds": 60}
+    opener(None)(settings_of(table), World(tmp_path / "world").settings).deliver(path, file, PLANNED_AT)
+    assert (list(strict.objects.values()), strict.puts) == ([b"some bytes"], 3)
+
+
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 

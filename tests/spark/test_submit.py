@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyspark
 
-from tests.reconcile.samples import World
+from tests.reconcile.samples import SIGNALS, World, uuid
 from tests.spark.test_same import BY_UUID, fill
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +63,17 @@ def test_a_feed_by_spark_submit_and_what_it_says_of_faults(tmp_path: Path) -> No
     wrong = submit(tmp_path, "run", "nothing", "--engine", "spark", "--config", config)
     assert wrong.returncode == 2
     assert 'no feed is called "nothing"' in wrong.stdout
+
+
+def test_a_trial_on_this_machine_needs_no_settings_of_spark(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", SIGNALS)
+    world.sync(("c1", uuid(1)))
+    world.put("a.csv", [("c1", "f", "", "")])
+    command = [sys.executable, "-m", "reconcile", "run", "daily", "--engine", "spark"]
+    environ = {name: value for name, value in os.environ.items() if "SPARK" not in name}
+    done = subprocess.run(
+        [*command, "--config", str(world.write_config())], cwd=ROOT, env=environ, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "delivered"
+    assert world.lines() == [f'{uuid(1)}\t"gender"="f"\n']
