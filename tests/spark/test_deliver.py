@@ -222,8 +222,9 @@ def executors(spark: SparkSession) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("survives", [True, False], ids=["and the task lives on", "with the task"])
 def test_a_run_whose_executor_dies_half_way_through_an_upload(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, survives: bool
 ) -> None:
     mark = str(tmp_path / "killed")
 
@@ -242,7 +243,8 @@ def test_a_run_whose_executor_dies_half_way_through_an_upload(
             with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
                 process = int(file.read().rpartition(")")[2].split()[1])
         os.kill(process, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if not survives:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr("reconcile.failpoints.reached", killing)
     summary = go(world.settings, "spark")
