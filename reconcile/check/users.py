@@ -18,6 +18,9 @@ from reconcile.lines import MAX_HASHES_PER_CUSTOMER, MAX_LINES_PER_USER
 
 PIECE_HASHES = 4_000_000  # 32 MB, and a few times that while it is sorted
 
+# Lines are counted in so many slots by bits of their users' hashes: a user with too many lines fills its slot at least.
+_SLOT_BITS = 21
+
 _HASH_BYTES = 8
 
 
@@ -48,6 +51,7 @@ class Users:
         self._hashes: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._pairs: BinaryIO | None = tempfile.TemporaryFile() if pairs else None  # noqa: SIM115
         self._count = 0
+        self._slots = np.zeros(0 if pairs else 1 << _SLOT_BITS, np.uint32)
         self._reports: list[FileReport] = []
         self._firsts: list[int] = []
 
@@ -67,13 +71,18 @@ class Users:
         self._firsts.append(self._count)
 
     def add(self, block: Block) -> None:
-        self._hashes.write(block.user_hashes().tobytes())
-        if self._pairs:
+        hashes = block.user_hashes()
+        self._hashes.write(hashes.tobytes())
+        if not self._pairs:
+            np.add.at(self._slots, (hashes >> np.uint64(64 - _SLOT_BITS)).view(np.int64), np.uint32(1))
+        else:
             self._pairs.write(block.line_hashes().tobytes())
         self._count += len(block)
 
     def settle(self) -> None:
         """Add what is found to the reports of the files."""
+        if not self._may_find():
+            return
         kept: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
         counts: dict[tuple[int, str], int] = defaultdict(int)
         pieces = -(-self._count // self._piece)
@@ -92,6 +101,11 @@ class Users:
             for place, number in shown:
                 report.add(Fault(1, rule, _message(rule, number)), place - self._firsts[file] + 1)
             report.add_unseen(rule, counts[file, rule] - len(shown))
+
+    def _may_find(self) -> bool:
+        """False if no user of this one file can have too many lines, so that no hash need be compared."""
+        countable = len(self._reports) <= 1 and not self._pairs and self._count <= np.iinfo(np.uint32).max
+        return not countable or int(self._slots.max()) > MAX_LINES_PER_USER
 
     def _look(self, piece: int, pieces: int) -> Iterator[_Found]:
         """What is wrong with the users of one piece: those whose hash lies in this part of all values."""
@@ -115,11 +129,11 @@ class Users:
     def _blocks(self, piece: int, pieces: int) -> Iterator[tuple[int, Hashes, Mask]]:
         """The place of its first line, the hashes, and which of them belong to this piece, for block after block."""
         self._hashes.seek(0)
-        place, half = 0, np.uint64(32)
+        place, width = 0, -(-(1 << 64) // pieces)
+        first, last = max(piece * width, 1), min((piece + 1) * width, 1 << 64) - 1
         while data := self._hashes.read(self._piece * _HASH_BYTES):
             block = np.frombuffer(data, np.uint64)
-            of_piece = ((block >> half) * np.uint64(pieces)) >> half == piece
-            yield place, block, (block != 0) & of_piece
+            yield place, block, (block >= np.uint64(first)) & (block <= np.uint64(last))
             place += len(block)
 
     def _files(self, places: Ints) -> Ints:
