@@ -190,13 +190,17 @@ class Join:
         if self._feed.vanished == "keep" or not complete:
             return []
         summary.vanished = engine.take_vanished(first)
+        self._check_vanished(summary, count)
+        return engine.take_before(first, "vanished")
+
+    def _check_vanished(self, summary: Summary, count: int) -> None:
+        """Refuse the run when too large a share of those who were sent something is no longer in the export."""
         if summary.vanished > self._feed.max_vanished * count and summary.status != "dry-run":
             raise RunRefused(
                 f"{summary.vanished:,} of {count:,} users vanished from the export, "
                 f"max_vanished is {self._feed.max_vanished:.2%}",
                 mend="see that the export is complete, or raise the feed's max_vanished; nothing was delivered",
             )
-        return engine.take_before(first, "vanished")
 
     def _load_mappings(self, engine: DuckEngine, wanted: list[str] | None, summary: Summary) -> int:
         """All mappings of the data source, or those of the customers that are wanted; and what they lead to."""

@@ -6,6 +6,7 @@ records, or mappings, as an Arrow stream: a shuffle costs by the parcel, and not
     inputs    a task for each file reads its records, numbers them, parcels them by customer
     mappings  a task for each part of the store exports it, and parcels it by customer; kept, so that a task that is
               done again sees what it saw before
+    sent      of feeds that send only changes: a task for each part of what was sent before, by customer
     devices   where users have IDs of another data source, a task for each share of the devices says which: of its
               mappings and ours become pairs of customer and user, and mappings from here on
     customers a task for each share of the customers judges their records (held and newer, opted out, faulty), joins

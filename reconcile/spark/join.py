@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from idsync.errors import UsageError
-from idsync.store import open_store
+from idsync.store import DAY, open_store
 from idsync.store.base import Part
-from reconcile import durable, failpoints, held, inputs, optouts, room, tables
+from reconcile import durable, failpoints, held, inputs, optouts, room, sent, tables
 from reconcile.engine import sql
+from reconcile.engine.changes import sent_schema
 from reconcile.engine.duckdb import SAMPLES, DuckEngine, Ints, LeftOut, Outcome, Reject, Sink
 from reconcile.failpoints import Point
 from reconcile.feed import Plan
@@ -25,11 +25,24 @@ from reconcile.files import FrozenFile, Packer
 from reconcile.inputs import Input
 from reconcile.join import SUBSET_CUSTOMERS, Fates, Join, _is_large, _settle_counts, check_sum
 from reconcile.names import FileName
+from reconcile.optouts import OptOuts
 from reconcile.records import Records
 from reconcile.spark import parcels, tasks
 from reconcile.spark.session import Cluster, ClusterFailed, cluster
 from reconcile.spark.traits import TraitCount
-from reconcile.spark.work import FILE_BITS, HELD, HELD_PART, Failure, Judged, Reached, Read, Rendered, Work
+from reconcile.spark.work import (
+    FILE_BITS,
+    HELD,
+    HELD_PART,
+    SENT_PART,
+    Before,
+    Failure,
+    Judged,
+    Reached,
+    Read,
+    Rendered,
+    Work,
+)
 from reconcile.state import RunFolder
 from reconcile.summary import Summary
 
@@ -39,18 +52,7 @@ MOST_SHARES = 4_000
 
 
 class SparkJoin(Join):
-    """See `Join`. What it can't do yet it refuses before anything is read."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        refused = {
-            "changes_only = true": self._feed.changes_only,
-        }
-        for setting in [setting for setting, is_set in refused.items() if is_set]:
-            raise UsageError(
-                f'feed "{self._feed.name}": {setting} is not possible with --engine spark',
-                mend="leave --engine away; one machine does it",
-            )
+    """See `Join`."""
 
     def engine(self, scratch: Path) -> DuckEngine:
         return Collected(self._plan)
@@ -69,13 +71,14 @@ class SparkJoin(Join):
         with self._scratch(folder) as scratch:
             attempts = scratch / "attempts"
             attempts.mkdir()
+            before = self._before(opt_outs) if self._feed.changes_only else None
             work = Work(
                 self._settings,
                 self._feed,
                 self._source,
                 self._plan,
                 self._now(),
-                _shares(sources),
+                max(_shares(sources), _shares_of_sent(before)),
                 tuple(sources),
                 self._state.held,
                 tables.rows(self._state.held),
@@ -85,6 +88,7 @@ class SparkJoin(Join):
                 sink.name if isinstance(sink, Committer) else None,
                 failpoints.reached,
                 hash_opt_outs=self.opt_outs(self._plan.email_dpid) if self._plan.email_dpid else None,
+                before=before,
             )
             told = self._sent_out(cluster(scratch), work)
             return self._settled(work, told, engine=engine, summary=summary, sink=sink, folder=folder)
@@ -95,6 +99,12 @@ class SparkJoin(Join):
         """The accounts of all tasks. Raises what went wrong in any."""
         step = self._meter.step("joining on Spark")
         records = spark.source("inputs", len(tasks.numbers(work)), partial(tasks.read, work))
+        if work.before and work.sources and self._feed.vanished == "remove":
+            # whether anybody may have vanished is known once all is read
+            records = spark.kept(records)
+            read = _accounts(spark, records.where(f"kind = {parcels.ACCOUNT}"))
+            complete = not any(account.bad for account in read if account.number != HELD)
+            work = replace(work, before=replace(work.before, complete=complete))
         if self._plan.email_dpid:  # no device is asked for
             made = spark.parted([records], work.shares, partial(tasks.judge, work))
         else:
@@ -117,7 +127,10 @@ class SparkJoin(Join):
         mappings = spark.kept(spark.source("mappings", parts, partial(tasks.export, work)))
         if self._plan.other:
             mappings = spark.parted([mappings], work.shares, partial(tasks.reach, work))
-        made = spark.parted([records, mappings], work.shares, partial(tasks.judge, work))
+        frames = [records, mappings]
+        if work.before and work.before.parts:
+            frames.append(spark.source("sent", work.before.parts, partial(tasks.recall, work)))
+        made = spark.parted(frames, work.shares, partial(tasks.judge, work))
         return spark.parted([made], work.shares, partial(tasks.render, work)) if tasks.by_user(self._plan) else made
 
     def _narrowed(self, spark: Cluster, work: Work, told: list[Any]) -> Work:
@@ -130,6 +143,14 @@ class SparkJoin(Join):
     def _parts(self, spark: Cluster, work: Work, dpid: int) -> tuple[Part, ...]:
         with closing(open_store(self._settings.store)) as store:
             return tuple(store.parts(dpid, max(spark.tasks, work.shares)))
+
+    def _before(self, opt_outs: OptOuts) -> Before:
+        metadata = sent.metadata(self._feed, self._source, self._plan)
+        known = sent.look(self._state.sent, metadata)
+        groups = parquet.read_metadata(known.path).num_row_groups if known.path else 0
+        oldest = self._now() - self._settings.reconcile.keep_state_days * DAY
+        users = self.opt_outs(self._plan.other.dpid).tokens if self._plan.other else opt_outs.devices
+        return Before(known.path, min(groups, MOST_SHARES), known.marked, oldest, metadata, users)
 
     # --- the account -----------------------------------------------------------------------------------------------
 
@@ -152,7 +173,12 @@ class SparkJoin(Join):
         summary.read = records.read + summary.from_hold
         for entry in summary.inputs:
             entry["records"] = records.counts.get(entry["sha256"], 0)
-        left_out = [Reject(int(seq), "", optouts.REASON) for account in judged for seq in account.opted_out]
+        lost = [account.lost for account in judged if account.lost]
+        summary.forgotten = sum(account.forgotten for account in lost)
+        summary.vanished = sum(account.vanished for account in lost)
+        self._check_vanished(summary, sum(account.known for account in lost))
+        left_out = [reject for account in lost for reject in account.held]
+        left_out += [Reject(int(seq), "", optouts.REASON) for account in judged for seq in account.opted_out]
         faults = [reject for account in judged for reject in account.faults]
         left_out += records.bad + sorted(faults, key=lambda reject: reject.seq)
         left_out = work.opt_outs.hide(left_out)
@@ -165,7 +191,7 @@ class SparkJoin(Join):
         reached = [account for account in told if isinstance(account, Reached)]
         summary.mappings = sum(account.mappings for account in reached or judged)
         summary.ids_left_out = dict(sum((Counter(account.left_out) for account in reached), Counter()).most_common())
-        outcome = _outcome(rendered)
+        outcome = _outcome(rendered, changes=self._feed.changes_only)
         _check_whole(outcome.records, sum(account.staged for account in judged))
         watches = [account.traits for account in rendered if account.traits]
         summary.traits = TraitCount.total(watches, work.traits).as_dict() if work.traits else {}
@@ -179,6 +205,8 @@ class SparkJoin(Join):
             summary.held = sum(account.held for account in rendered)
             if folder:
                 self._join_held([account.folder for account in rendered if account.folder], folder.held)
+        if work.before and folder:
+            _join_sent(rendered, sent_schema(self._plan).with_metadata(work.before.metadata), folder.sent)
         self._write_rejects(left_out, records, summary, folder)
         if isinstance(engine, Collected):
             engine.ids = [account.ids for account in rendered if account.ids is not None]
@@ -189,12 +217,8 @@ class SparkJoin(Join):
     def _join_held(self, folders: Sequence[Path], target: Path) -> None:
         names = [(name, pa.string()) for name in (self._plan.id_column, *self._plan.columns)]
         schema = pa.schema([*names, (held.SINCE, pa.int64())])
-        with parquet.ParquetWriter(target, schema, compression="zstd") as whole:
-            for path in [folder / HELD_PART for folder in folders if self._feed.unmatched == "hold"]:
-                with parquet.ParquetFile(path) as part:
-                    for batch in part.iter_batches(batch_size=held.BATCH_ROWS):
-                        whole.write_batch(batch.cast(schema))
-        durable.sync(target)
+        paths = [folder / HELD_PART for folder in folders if self._feed.unmatched == "hold"]
+        _join_parts(paths, schema, target)
 
     def _scratch(self, folder: RunFolder | None) -> AbstractContextManager[Path]:
         """A dry run's, too, has to lie where all machines see it."""
@@ -294,6 +318,11 @@ def _shares(sources: Sequence[Input]) -> int:
     return min(text // SHARE_BYTES + 1, MOST_SHARES)
 
 
+def _shares_of_sent(before: Before | None) -> int:
+    size = before.path.stat().st_size if before and before.path else 0
+    return min(size // SHARE_BYTES + 1, MOST_SHARES)
+
+
 def _items(items: Sequence[LeftOut], plan: Plan) -> list[LeftOut]:
     """Those of one column and reason together, in the order of the plan."""
     found: dict[tuple[str, str], LeftOut] = {}
@@ -306,7 +335,7 @@ def _items(items: Sequence[LeftOut], plan: Plan) -> list[LeftOut]:
     return [found[kind] for kind in known if kind in found]
 
 
-def _outcome(rendered: Sequence[Rendered]) -> Outcome:
+def _outcome(rendered: Sequence[Rendered], *, changes: bool) -> Outcome:
     """Of all shares. A record that several shares have is told of once."""
     whole = Outcome()
     for account in rendered:
@@ -314,19 +343,41 @@ def _outcome(rendered: Sequence[Rendered]) -> Outcome:
         whole.records += part.records
         whole.matched += part.matched
         whole.silent += part.silent
+        whole.unchanged += part.unchanged
         whole.lines += part.lines
         whole.conflicts += part.conflicts
         whole.conflict_seqs = sorted([*whole.conflict_seqs, *part.conflict_seqs])[:SAMPLES]
         whole.unmatched.append(account.unmatched)
         whole.rejects += part.rejects
-    whole.silent += len(np.unique(np.concatenate([np.empty(0, np.int64), *(account.mute for account in rendered)])))
+    changed = np.unique(np.concatenate([np.empty(0, np.int64), *(account.changed for account in rendered)]))
+    mute = np.concatenate([np.empty(0, np.int64), *(account.mute for account in rendered)])
+    mute = np.setdiff1d(mute, changed)
+    whole.silent += len(mute)
+    if changes:
+        whole.unchanged -= len(changed) + len(mute)
     whole.rejects = list({reject.seq: reject for reject in whole.rejects}.values())
     return whole
 
 
-def _check_whole(records: int, staged: int) -> None:
-    if records != staged:
+def _join_sent(rendered: Sequence[Rendered], schema: pa.Schema, target: Path) -> None:
+    written = _join_parts([account.folder / SENT_PART for account in rendered if account.folder], schema, target)
+    _check_whole(written, sum(account.sent for account in rendered), "rows of what was sent")
+
+
+def _join_parts(paths: Sequence[Path], schema: pa.Schema, target: Path) -> int:
+    """Parquet files as one; the number of rows."""
+    with parquet.ParquetWriter(target, schema, compression="zstd") as whole:
+        for path in paths:
+            with parquet.ParquetFile(path) as part:
+                for batch in part.iter_batches(batch_size=held.BATCH_ROWS):
+                    whole.write_batch(batch.cast(schema))
+    durable.sync(target)
+    return tables.rows(target)
+
+
+def _check_whole(found: int, expected: int, of: str = "records") -> None:
+    if found != expected:
         raise ClusterFailed(
-            f"the shares returned {records} of {staged} records",
+            f"the shares returned {found} of {expected} {of}",
             mend="this is a fault of the program; nothing was delivered; please report it with Spark's version",
         )

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 # In the order in which a task meets them. Others are mappings of another data source, suspects are records, too.
-ACCOUNT, MAPPINGS, OTHERS, RECORDS, SUSPECTS = range(5)
+ACCOUNT, MAPPINGS, OTHERS, SENT, RECORDS, SUSPECTS = range(6)
 SCHEMA = pa.schema(
     [
         pa.field("share", pa.int32(), nullable=False),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import ParamSpec
@@ -21,11 +21,12 @@ from reconcile.files import FileWriter
 from reconcile.held import Held
 from reconcile.names import FileName
 from reconcile.records import Records
-from reconcile.spark import parcels
+from reconcile.spark import changes, parcels
+from reconcile.spark.changes import ChangesShare
 from reconcile.spark.engine import EmailShare, ShareEngine
-from reconcile.spark.parcels import ACCOUNT, MAPPINGS, OTHERS, RECORDS, SUSPECTS, Parcel
+from reconcile.spark.parcels import ACCOUNT, MAPPINGS, OTHERS, RECORDS, SENT, SUSPECTS, Parcel
 from reconcile.spark.traits import TraitCount
-from reconcile.spark.work import FILE_BITS, HELD, HELD_PART, Failure, Judged, Reached, Read, Rendered, Work
+from reconcile.spark.work import FILE_BITS, HELD, HELD_PART, SENT_PART, Failure, Judged, Reached, Read, Rendered, Work
 from reconcile.why import SAMPLE_IDS
 
 Load = Callable[[Iterator[pa.RecordBatch]], object]
@@ -57,7 +58,7 @@ def by_user(plan: Plan) -> bool:
 
 def numbers(work: Work) -> list[int]:
     """What `read` is to be called for."""
-    return [HELD] * bool(work.held_count) + list(range(len(work.sources)))
+    return [HELD] * bool(work.held_count or not work.sources) + list(range(len(work.sources)))
 
 
 @_failing
@@ -115,6 +116,14 @@ def export(work: Work, at: int) -> Iterator[Parcel]:
             yield from parcels.parted(rows, parcels.shares_of(rows[key], work.shares), kind, place)
 
 
+@_failing
+def recall(work: Work, at: int) -> Iterator[Parcel]:
+    """A part of what was sent before, for the customers' shares."""
+    if work.before:
+        for place, rows in enumerate(parcels.collected(changes.recalled(work.before, work.plan, at))):
+            yield from parcels.parted(rows, parcels.shares_of(rows["customer_id"], work.shares), SENT, place)
+
+
 # --- by device -------------------------------------------------------------------------------------------------------
 
 
@@ -141,12 +150,15 @@ def judge(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parc
     """
     with _engine(work, threads) as engine:
         load_mappings = engine.load_reached if work.plan.other else engine.load_mappings
-        yield from _taken_in(incoming, (MAPPINGS, load_mappings), *_of_records(engine))
+        yield from _taken_in(incoming, (MAPPINGS, load_mappings), *_of_records(work, engine))
         yield from _judged(work, engine)
         if not by_user(work.plan):
             yield from _rendered(work, engine)
             return
-        for kind, rows in ((MAPPINGS, engine.routed_mappings), (RECORDS, engine.routed_records)):
+        routed = {MAPPINGS: engine.routed_mappings, RECORDS: engine.routed_records}
+        if isinstance(engine, ChangesShare):
+            routed[SENT] = engine.routed_sent
+        for kind, rows in routed.items():
             for place, (of_shares, shares) in enumerate(rows(work.shares)):
                 yield from parcels.parted(of_shares, shares, kind, place)
 
@@ -155,7 +167,7 @@ def judge(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parc
 def customers(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
     """Whose mappings `judge` will need, if they are few enough to be told."""
     with _engine(work, threads) as engine:
-        yield from _taken_in(incoming, *_of_records(engine))
+        yield from _taken_in(incoming, *_of_records(work, engine))
         for _ in _judged(work, engine):
             pass
         yield parcels.account((engine.count(), engine.customer_ids()))
@@ -176,21 +188,26 @@ def _taken_in(incoming: Iterator[Parcel], *loads: tuple[int, Load]) -> Iterator[
             load(iter(()))
 
 
-def _of_records(engine: ShareEngine) -> tuple[tuple[int, Load], ...]:
-    return (RECORDS, engine.stage), (SUSPECTS, engine.stage_suspects)
+def _of_records(work: Work, engine: ShareEngine) -> Iterator[tuple[int, Load]]:
+    if isinstance(engine, ChangesShare):
+        yield SENT, partial(engine.load_before, now=work.now)
+    yield from ((RECORDS, engine.stage), (SUSPECTS, engine.stage_suspects))
 
 
 def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
     """In the order of `reconcile.join`."""
     superseded = engine.superseded(1 << FILE_BITS) if work.held_count else np.empty(0, np.int64)
     engine.drop(superseded)
+    lost = None
+    if isinstance(engine, ChangesShare) and work.before:
+        lost = engine.lose(work.before, work.opt_outs, told=work.feed.optout_removals)
     gone = engine.take_opted_out(work.opt_outs.dpid, work.opt_outs.tokens)
     if isinstance(engine, EmailShare) and work.hash_opt_outs:
         of_hashes = engine.take_opted_out_hashes(work.hash_opt_outs.dpid, work.hash_opt_outs.tokens)
         gone = np.concatenate([gone, of_hashes])
     faults = _hidden(work, engine.take_faults(engine.suspects))
     items = engine.items_left_out(engine.suspects)
-    yield parcels.account(Judged(len(superseded), gone, faults, items, engine.count(), engine.mappings))
+    yield parcels.account(Judged(len(superseded), gone, faults, items, engine.count(), engine.mappings, lost))
 
 
 # --- by user ---------------------------------------------------------------------------------------------------------
@@ -200,7 +217,7 @@ def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
 def render(work: Work, incoming: Iterator[Parcel], threads: int) -> Iterator[Parcel]:
     """A share of the users: their lines, frozen in files."""
     with _engine(work, threads) as engine:
-        yield from _taken_in(incoming, (MAPPINGS, engine.load_routed), *_of_records(engine))
+        yield from _taken_in(incoming, (MAPPINGS, engine.load_routed), *_of_records(work, engine))
         yield from _rendered(work, engine)
 
 
@@ -209,19 +226,25 @@ def _rendered(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
         writer = _writer(work, stack)
         sink: Sink = writer or _Nowhere()
         watch = TraitCount(sink, work.traits) if work.traits else None
+        if isinstance(engine, ChangesShare):
+            engine.pass_over_older([number + 1 << FILE_BITS for number in range(len(work.sources))])
         outcome = engine.render(watch or sink)
         late = np.array([reject.seq for reject in outcome.rejects], dtype=np.int64)
         unmatched = np.concatenate([*outcome.unmatched, np.empty(0, np.int64)])
         waiting = unmatched[~np.isin(unmatched, late)]
         folder = writer.folder if writer else None
         kept = _write_held(work, engine, waiting, folder)
+        changed, sent = np.empty(0, np.int64), 0
+        if isinstance(engine, ChangesShare) and work.before:
+            sent = engine.write_sent(work.before.metadata, folder / SENT_PART if folder else None)
+            changed = engine.changed
         most = math.ceil(SAMPLE_IDS / work.shares)
         ids = engine.ids_of(waiting, most) if work.feed.diagnose and len(waiting) else None
         outcome.unmatched = []
         files = writer.finish() if writer else []
         if watch:
             watch.close()
-        yield parcels.account(Rendered(outcome, engine.mute, unmatched, kept, ids, folder, files, watch))
+        yield parcels.account(Rendered(outcome, engine.mute, changed, unmatched, kept, sent, ids, folder, files, watch))
 
 
 def _write_held(work: Work, engine: ShareEngine, waiting: Ints, folder: Path | None) -> int:
@@ -268,7 +291,7 @@ class _Nowhere:
 @contextmanager
 def _engine(work: Work, threads: int) -> Iterator[ShareEngine]:
     with TemporaryDirectory(prefix="reconcile-", ignore_cleanup_errors=True) as scratch:
-        kind = EmailShare if work.plan.email_dpid else ShareEngine
+        kind = EmailShare if work.plan.email_dpid else ChangesShare if work.before else ShareEngine
         engine = kind(work.plan, Path(scratch), work.settings.reconcile.memory_limit, threads)
         with engine:
             yield engine

@@ -4,7 +4,7 @@ The driver asks all questions to which the answer may change: the time, the opt-
 are held. They come with `Work`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,24 @@ from reconcile.spark.traits import TraitCount
 FILE_BITS = 40
 HELD = -1  # in place of the number of a file
 
-HELD_PART = "held.parquet"
+HELD_PART, SENT_PART = "held.parquet", "sent.parquet"
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was sent before, of a feed that sends only changes: a file in so many `parts`, or None for nothing.
+
+    `marked` and `oldest`: see `ChangesEngine.load_sent`. `metadata` are those of what is sent now. `users`: the tokens
+    of users who opted out. `complete`: who has no record in the inputs has vanished.
+    """
+
+    path: Path | None
+    parts: int
+    marked: bool
+    oldest: int
+    metadata: Mapping[str, str]
+    users: frozenset[str]
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class Work:
     parts: tuple[Part | None, ...] = (None,)
     other_parts: tuple[Part, ...] = ()
     hash_opt_outs: OptOuts | None = None
+    before: Before | None = None
     wanted: tuple[str, ...] | None = None
 
 
@@ -92,6 +110,18 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Of one share of the customers: how many rows of what was sent are `known`, and how many of them go. `held`: the
+    records on hold, where these go, too.
+    """
+
+    known: int
+    forgotten: int
+    vanished: int
+    held: list[Reject]
+
+
+@dataclass(frozen=True)
 class Judged:
     """Of one share of the customers."""
 
@@ -101,16 +131,21 @@ class Judged:
     items: list[LeftOut]
     staged: int
     mappings: int
+    lost: Lost | None
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Of one share of the users. `files` lie in `folder`. `mute`: see `ShareEngine`."""
+    """Of one share of the users. `files` lie in `folder`. `mute` and `changed`: see `ChangesShare`. `held` and `sent`:
+    how many rows were written.
+    """
 
     outcome: Outcome
     mute: Ints
+    changed: Ints
     unmatched: Ints
     held: int
+    sent: int
     ids: pa.Table | None
     folder: Path | None
     files: list[FrozenFile]

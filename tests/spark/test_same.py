@@ -69,7 +69,9 @@ class Pair:
         # the order of what is held is nobody's promise
         left_out = [row | {"line": ""} if row["input"] == str(held) else row for row in world.rejects()]
         found["left out"] = sorted(tuple(row.values()) for row in left_out)
-        found["on hold"] = sorted(map(str, parquet.read_table(held).to_pylist())) if held.exists() else []
+        for kept in (held, world.state / "sent" / "daily.parquet"):
+            rows = parquet.read_table(kept).to_pylist() if kept.exists() else []
+            found[f"rows {kept.parent.name}"] = sorted(map(str, rows))
         for run_id in [path.name for path in (world.state / "runs").glob("*")]:
             assert not list((world.state / "runs" / run_id).glob("scratch*")), "of the run nothing is left behind"
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str).replace(str(world.folder), ""))
@@ -107,6 +109,15 @@ def fill(world: World, seed: int) -> None:
     columns = zip(*rows(seed + 2), strict=True)
     parquet.write_table(pa.table(dict(zip(HEADER, map(list, columns), strict=True))), world.inbox / "3.parquet")
     world.opt_out(*CUSTOMERS[3:9], "nobody5", devices=devices[:4])
+
+
+def fill_both(world: World, seed: int) -> None:
+    """As `fill`, and another data source's IDs of some of the devices, of which not all can be sent."""
+    fill(world, seed)
+    dice = random.Random(seed)
+    ids = [*(f"s{number}" for number in range(60)), "a@b.example", "10:2"]
+    numbers = [dice.randrange(1, 90) for _ in range(150)]
+    world.sync(*((dice.choice(ids), uuid(10**36 * number + number)) for number in numbers), dpid=777)
 
 
 BY_UUID = SIGNALS + 'max_rejected = 1.0\nunmatched = "hold"\nheld_days = 20\n'
@@ -157,18 +168,40 @@ def test_a_feed_for_all_devices(tmp_path: Path, shared_redis: RedisServer) -> No
 def test_a_feed_of_ids_of_another_data_source(tmp_path: Path, devices: str) -> None:
     feed = SIGNALS + f'max_rejected = 1.0\nunmatched = "hold"\nuser_id = "shop"\ndevices = "{devices}"\n'
     pair = Pair(tmp_path, feed + '[[data_sources]]\nname = "shop"\ndpid = 777\n')
-
-    def shop(world: World) -> None:
-        fill(world, 6)
-        dice = random.Random(6)
-        ids = [*(f"s{number}" for number in range(60)), "a@b.example", "10:2"]
-        numbers = [dice.randrange(1, 90) for _ in range(150)]
-        world.sync(*((dice.choice(ids), uuid(10**36 * number + number)) for number in numbers), dpid=777)
-
-    pair.each(shop)
+    pair.each(lambda world: fill_both(world, 6))
     told = pair.run()
     assert min(told[name] for name in ("matched", "held", "rejected", "silent", "lines", "mappings")) > 0
     assert len(told["ids_left_out"]) == 2
+
+
+@pytest.mark.parametrize(("user_id", "vanished"), [("uuid", "keep"), ("shop", "remove"), ("customer-id", "remove")])
+def test_a_feed_that_sends_only_changes(tmp_path: Path, user_id: str, vanished: str) -> None:
+    """Of several devices and customers, over several runs."""
+    feed = SIGNALS + f'max_rejected = 1.0\nunmatched = "hold"\nuser_id = "{user_id}"\ndevices = "all"\n'
+    changes = {"vanished": vanished, "optout_removals": True}
+    pair = Pair(tmp_path, feed + '[[data_sources]]\nname = "shop"\ndpid = 777\n', changes=changes)
+    pair.each(lambda world: fill_both(world, 8))
+    first = pair.run()
+    assert min(first[name] for name in ("matched", "held", "rejected", "lines")) > 0
+
+    def later(world: World) -> None:
+        world.now += DAY
+        world.sync(("nobody1", uuid(5)), ("nobody2", uuid(10**36 + 1)), (CUSTOMERS[80], uuid(10**36 * 7 + 7)))
+        world.sync(("quiet", uuid(3)), ("quiet", uuid(4)))
+        world.sync(("s8", uuid(3)), ("s9", uuid(4)), dpid=777)
+        world.opt_out(CUSTOMERS[20], devices=[uuid(10**36 * 20 + 20)])
+        world.opt_out("s7", dpid=777)
+        still_there = [row for row in rows(10) if row[0] not in CUSTOMERS[30:40]]
+        still_there = [row if row[0] in CUSTOMERS[:60] else (*row[:3], "77") for row in still_there]
+        world.put("4.csv", [*still_there, ("quiet", "", "", "")])
+
+    pair.each(later)
+    second = pair.run()
+    assert (second["vanished"] > 0) == (vanished == "remove")
+    assert min(second["forgotten"], second["silent"]) > 0
+    pair.each(lambda world: world.put("5.csv", rows(10)))
+    third = pair.run()
+    assert min(third[name] for name in ("unchanged", "lines")) > 0
 
 
 def test_a_feed_of_customer_ids(tmp_path: Path) -> None:
