@@ -174,16 +174,19 @@ class DuckEngine:
         return outcome
 
     def ids_of(self, seqs: Ints, most: int) -> pa.Table:
-        """The customer IDs of these records, and on how many each stands: (id, records). Where there are many, those
-        with the lowest MD5: some two times `most`, always the same ones.
+        """The customer IDs of these records, and on how many each stands: (id, records). Where there are many, a sample
+        of `most` or more, drawn by their hash.
         """
         self._con.register("asked", pa.table({"seq": seqs}))
-        asked = "records SEMI JOIN asked USING (seq)"
-        count = int(self._value(f"SELECT approx_count_distinct(id) FROM {asked}"))
-        place = min((2**64 - 1) * 2 * most // max(count, 1), 2**64 - 1)
-        query = f"SELECT id, count(*) AS records FROM {asked} WHERE md5_number_lower(id) <= {place} GROUP BY id"
-        with _spill_errors():
-            found = self._con.sql(query).to_arrow_table()
+        share = 2 * most / max(len(seqs), 1)
+        while True:
+            drawn = f"hash(id) <= {int(share * (2**64 - 1))}" if share < 1 else "true"
+            query = f"SELECT id, count(*) AS records FROM records SEMI JOIN asked USING (seq) WHERE {drawn} GROUP BY id"
+            with _spill_errors():
+                found = self._con.sql(query).to_arrow_table()
+            if len(found) >= most or share >= 1:
+                break
+            share *= 2 * most / max(len(found), 1)  # several records have one ID
         self._con.unregister("asked")
         return found
 

@@ -144,9 +144,13 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-# The same in SQL, of a column `id`: of what is simple in the sense of `loosest_of`.
+# The same in SQL, of a column `id`: of what is simple in the sense of `loosest_of`. Nearly all begin with a letter or
+# another digit than 0, and end in one: they need no trimming, which takes ten times as long as the rest.
 IS_SIMPLE_SQL = "(strlen(id) = length(id) AND NOT contains(id, '%'))"
-FORM_SQL = f"rtrim(ltrim(replace(lower(id), '+', ' '), {_literal(_ASCII_BLANKS + '0')}), {_literal(_ASCII_BLANKS)})"
+FORM_SQL = (
+    "CASE WHEN ascii(id) > ascii('0') AND ascii(right(id, 1)) > ascii('+') AND NOT contains(id, '+') THEN lower(id)"
+    f" ELSE rtrim(ltrim(replace(lower(id), '+', ' '), {_literal(_ASCII_BLANKS + '0')}), {_literal(_ASCII_BLANKS)}) END"
+)
 
 
 # --- one ID in its usual spellings -----------------------------------------------------------------------------------
