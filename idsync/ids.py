@@ -70,16 +70,20 @@ _ORDINARY_BUT_FOR_CARDS = re.compile(f"0*[1-9][0-9]*|{_TEXT}")
 
 
 class Shape(NamedTuple):
-    """The form that all IDs of a data source have; `reason` is for those that don't."""
+    """The form that all IDs of a data source have; `reason` is for those that don't.
+
+    `hexadecimal`: an ID of this form is ordinary if it holds a letter.
+    """
 
     pattern: re.Pattern[str]
     reason: str
+    hexadecimal: bool = False
 
 
-_LOWER_HEX = Shape(re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), DEVICE_ID_SHAPE)
-_UPPER_HEX = Shape(re.compile(r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}"), DEVICE_ID_SHAPE)
+_LOWER_HEX = Shape(re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), DEVICE_ID_SHAPE, hexadecimal=True)
+_UPPER_HEX = Shape(re.compile(r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}"), DEVICE_ID_SHAPE, hexadecimal=True)
 _ALPHANUMERIC = Shape(re.compile(r"[0-9A-Za-z]+"), DEVICE_ID_SHAPE)
-_HASHED_EMAIL = Shape(re.compile(r"[0-9a-f]{64}"), _NOT_HASHED_EMAIL)
+_HASHED_EMAIL = Shape(re.compile(r"[0-9a-f]{64}"), _NOT_HASHED_EMAIL, hexadecimal=True)
 
 # Audience Manager's global device data sources by DPID.
 DEVICE_ID_SHAPES = {

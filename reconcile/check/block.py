@@ -14,13 +14,14 @@ Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 BLOCK_BYTES = 2_000_000
 
+WORD_BYTES = 8
+
 _NEWLINE, _TAB = 10, 9
-_WORD = 8
 # A multiplier that is odd, and a shift: each step maps 64 bits to 64 bits one to one, so IDs that differ in one word
 # never share a hash.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
-_KEEP = np.array([(1 << 8 * count) - 1 for count in range(_WORD + 1)], np.uint64)
+_KEEP = np.array([(1 << 8 * count) - 1 for count in range(WORD_BYTES + 1)], np.uint64)
 
 
 class Block:
@@ -31,7 +32,7 @@ class Block:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self._padded = data + bytes(_WORD)
+        self._padded = data + bytes(WORD_BYTES)
         self.bytes = np.frombuffer(data, np.uint8)
         self.ends, tabs = self._borders()
         self.starts: Ints = np.concatenate([np.zeros(1, np.int64), self.ends[:-1] + 1])
@@ -64,7 +65,7 @@ class Block:
         """The eight bytes from each position on, the first the lowest; zeros follow the end of the data."""
         padded = np.frombuffer(self._padded, np.uint8)
         every = np.lib.stride_tricks.as_strided(
-            padded[:_WORD].view("<u8"), shape=(len(self.data) + 1,), strides=(1,), writeable=False
+            padded[:WORD_BYTES].view("<u8"), shape=(len(self.data) + 1,), strides=(1,), writeable=False
         )
         return np.asarray(every[positions], np.uint64)
 
@@ -73,14 +74,14 @@ class Block:
         found = lengths.astype(np.uint64) * _FACTOR
         if seeds is not None:
             found = _mix(found ^ seeds)
-        at = int(lengths.min()) // _WORD * _WORD if len(lengths) else 0
-        for whole in range(0, at, _WORD):  # words that no range ends in
+        at = int(lengths.min()) // WORD_BYTES * WORD_BYTES if len(lengths) else 0
+        for whole in range(0, at, WORD_BYTES):  # words that no range ends in
             found = _mix(found ^ self.words(starts + whole))
         active = np.flatnonzero(lengths > at)
         while len(active):
-            left = np.minimum(lengths[active] - at, _WORD)
-            found[active] = _mix(found[active] ^ (self.words(starts[active] + at) & _KEEP[left]))
-            at += _WORD
+            words = self.words(starts[active] + at) & kept(lengths[active] - at)
+            found[active] = _mix(found[active] ^ words)
+            at += WORD_BYTES
             active = active[lengths[active] > at]
         return np.asarray(np.maximum(found, np.uint64(1)))
 
@@ -112,6 +113,11 @@ class Block:
         first = np.searchsorted(tabs, self.starts)
         found = np.concatenate([tabs, [len(self.data)]])[first]
         return np.where(found < self.ends, found, self.starts)
+
+
+def kept(lengths: Ints) -> Hashes:
+    """The bits of so many bytes of a word, at most all of them."""
+    return np.asarray(_KEEP[np.clip(lengths, 0, WORD_BYTES)], np.uint64)
 
 
 def _mix(values: Hashes) -> Hashes:
