@@ -174,15 +174,18 @@ def test_a_feed_of_ids_of_another_data_source(tmp_path: Path, devices: str) -> N
     assert len(told["ids_left_out"]) == 2
 
 
-@pytest.mark.parametrize(("user_id", "vanished"), [("uuid", "keep"), ("shop", "remove"), ("customer-id", "remove")])
-def test_a_feed_that_sends_only_changes(tmp_path: Path, user_id: str, vanished: str) -> None:
+@pytest.mark.parametrize(
+    ("user_id", "vanished", "unmatched"),
+    [("uuid", "keep", "hold"), ("shop", "remove", "hold"), ("customer-id", "remove", "drop")],
+)
+def test_a_feed_that_sends_only_changes(tmp_path: Path, user_id: str, vanished: str, unmatched: str) -> None:
     """Of several devices and customers, over several runs."""
-    feed = SIGNALS + f'max_rejected = 1.0\nunmatched = "hold"\nuser_id = "{user_id}"\ndevices = "all"\n'
+    feed = SIGNALS + f'max_rejected = 1.0\nunmatched = "{unmatched}"\nuser_id = "{user_id}"\ndevices = "all"\n'
     changes = {"vanished": vanished, "optout_removals": True}
     pair = Pair(tmp_path, feed + '[[data_sources]]\nname = "shop"\ndpid = 777\n', changes=changes)
     pair.each(lambda world: fill_both(world, 8))
     first = pair.run()
-    assert min(first[name] for name in ("matched", "held", "rejected", "lines")) > 0
+    assert min(first[name] for name in ("matched", "unmatched", "rejected", "lines")) > 0
 
     def later(world: World) -> None:
         world.now += DAY
@@ -199,9 +202,18 @@ def test_a_feed_that_sends_only_changes(tmp_path: Path, user_id: str, vanished: 
     second = pair.run()
     assert (second["vanished"] > 0) == (vanished == "remove")
     assert min(second["forgotten"], second["silent"]) > 0
-    pair.each(lambda world: world.put("5.csv", rows(10)))
+
+    def unreadable(world: World) -> None:
+        """A record, so that nobody vanishes."""
+        with world.put("5.csv", [row for row in rows(10) if row[0] not in CUSTOMERS[50:]]).open("a") as file:
+            file.write("too,many,columns,for,this\n")
+
+    pair.each(unreadable)
     third = pair.run()
     assert min(third[name] for name in ("unchanged", "lines")) > 0
+    assert third["vanished"] == 0
+    pair.each(lambda world: world.opt_out(*CUSTOMERS[:20]))
+    assert pair.run()["forgotten"] > 0, "without any input"
 
 
 def test_a_feed_of_customer_ids(tmp_path: Path) -> None:
