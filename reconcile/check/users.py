@@ -16,7 +16,7 @@ from reconcile.check.block import Block, Hashes, Ints, Mask
 from reconcile.check.findings import Fault, FileReport
 from reconcile.lines import MAX_HASHES_PER_CUSTOMER, MAX_LINES_PER_USER
 
-PIECE_HASHES = 4_000_000  # 32 MB, and a few times that while it is sorted
+PIECE_HASHES = 2_000_000  # 16 MB, and a few times that while it is sorted
 
 # Lines are counted in so many slots by bits of their users' hashes: a user with too many lines fills its slot at least.
 _SLOT_BITS = 21

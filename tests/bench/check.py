@@ -1,6 +1,6 @@
 """`reconcile check` against a plain Python loop with a regex, on seeded files, in one session.
 
-    python -m tests.bench.check [--megabytes 500] [--folder DIR]
+    python -m tests.bench.check [--megabytes 500] [--folder DIR] [--only TEXT]
 
 Prints a Markdown table. Each contender is a process of its own, pinned to one core where the system can, timed from
 its start to its end, its memory the peak resident set; processor time is what a busy machine leaves comparable.
@@ -80,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", default="", help="the files whose titles hold this")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def main() -> None:
         command = [sys.executable, "-m", "reconcile", "check", str(folder / CASES[0].name)]
         seconds, busy, peak = _timed(command, folder)
         print(f"| one line: the start alone | check | {seconds:.1f} | | {busy:.1f} | | {peak} |", flush=True)
-        for case in CASES:
+        for case in (case for case in CASES if arguments.only in case.title):
             path = folder / case.name
             size, lines = _write(path, case, arguments.megabytes * 1_000_000)
             for who, command in (
