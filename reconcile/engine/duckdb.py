@@ -264,7 +264,7 @@ class DuckEngine:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
         parts = outcome.records // MERGE_PART_ROWS + 1
         self._con.execute(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan, parts, repeats=repeats)}")
-        outcome.silent += int(self._value("SELECT count(DISTINCT seq) FROM repeats WHERE text = ''"))
+        outcome.silent += int(self._value("SELECT count(*) FROM repeats WHERE counted AND text = ''"))
         for part in range(parts):
             for batch in self._stream(queries.merged_lines(self._plan).replace("?", str(part))):
                 lengths, text = text_buffer(batch.column("line"))

@@ -75,10 +75,12 @@ def lines_of(plan: Plan, *, repeats: bool) -> str:
 
 
 def repeated_records(plan: Plan, parts: int, *, repeats: bool) -> str:
-    """The rows left out by `lines_of`: user, seq, items as one text, and a part number that keeps a user together."""
+    """The rows left out by `lines_of`: user, seq, whether they are counted, items as one text, and a part number that
+    keeps a user together.
+    """
     user = user_columns(plan)
     return (
-        f"SELECT {user}, seq, hash({user}) % {parts} AS part, {sql.text_of(plan, SEPARATOR)} AS text"
+        f"SELECT {user}, seq, counted, hash({user}) % {parts} AS part, {sql.text_of(plan, SEPARATOR)} AS text"
         f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant"
     )
 

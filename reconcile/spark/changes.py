@@ -33,6 +33,7 @@ class ChangesShare(ShareEngine, ChangesEngine):
 
     def __init__(self, plan: Plan, scratch: Path, memory_limit: str, threads: int) -> None:
         super().__init__(plan, scratch, memory_limit, threads)
+        self.mute: Ints = np.empty(0, np.int64)
         self.changed: Ints = np.empty(0, np.int64)
 
     def load_before(self, batches: Iterator[pa.RecordBatch], now: int) -> None:

@@ -5,12 +5,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from reconcile.emails import EmailEngine
 from reconcile.engine import queries, sql
-from reconcile.engine.duckdb import DuckEngine, Ints, Outcome, Sink
+from reconcile.engine.duckdb import DuckEngine
 from reconcile.feed import Plan
 from reconcile.spark import parcels
 from reconcile.spark.parcels import COLLECTED_ROWS, Shares
@@ -22,8 +21,7 @@ class ShareEngine(DuckEngine):
     """Of the customers, or, if it `is_routed`, of the users.
 
     A customer's devices may fall into several shares of the users: each has the customer's records, and one of them,
-    that of the latest device, counts them. `mute` are the numbers of records without items whose users are merged.
-    Several shares may have them; they are not in the outcome.
+    that of the latest device, counts them.
     """
 
     is_routed = False
@@ -33,7 +31,6 @@ class ShareEngine(DuckEngine):
         self._con.execute(f"SET threads = {threads}")
         self.suspects: list[tuple[int, int]] = []
         self.mappings = 0
-        self.mute: Ints = np.empty(0, np.int64)
 
     def stage_suspects(self, batches: Iterator[pa.RecordBatch]) -> None:
         """Take in records among which some may break a rule."""
@@ -97,12 +94,6 @@ class ShareEngine(DuckEngine):
             rows = pa.Table.from_batches([batch])
             last = rows.num_columns - 1
             yield rows.remove_column(last), rows[last].to_numpy()
-
-    def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:
-        super()._merge(sink, outcome, repeats=repeats)
-        if self._plan.every_device:
-            self.mute = self._con.sql("SELECT DISTINCT seq FROM repeats WHERE text = ''").fetchnumpy()["seq"]
-            outcome.silent -= len(self.mute)
 
 
 class EmailShare(ShareEngine, EmailEngine):

@@ -1,7 +1,7 @@
 """The join on Spark: the driver's side. Plans shares, sends tasks out, puts together what they tell."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -191,7 +191,7 @@ class SparkJoin(Join):
         reached = [account for account in told if isinstance(account, Reached)]
         summary.mappings = sum(account.mappings for account in reached or judged)
         summary.ids_left_out = dict(sum((Counter(account.left_out) for account in reached), Counter()).most_common())
-        outcome = _outcome(rendered, changes=self._feed.changes_only)
+        outcome = _outcome(rendered)
         _check_whole(outcome.records, sum(account.staged for account in judged))
         watches = [account.traits for account in rendered if account.traits]
         summary.traits = TraitCount.total(watches, work.traits).as_dict() if work.traits else {}
@@ -335,7 +335,7 @@ def _items(items: Sequence[LeftOut], plan: Plan) -> list[LeftOut]:
     return [found[kind] for kind in known if kind in found]
 
 
-def _outcome(rendered: Sequence[Rendered], *, changes: bool) -> Outcome:
+def _outcome(rendered: Sequence[Rendered]) -> Outcome:
     """Of all shares. A record that several shares have is told of once."""
     whole = Outcome()
     for account in rendered:
@@ -349,14 +349,16 @@ def _outcome(rendered: Sequence[Rendered], *, changes: bool) -> Outcome:
         whole.conflict_seqs = sorted([*whole.conflict_seqs, *part.conflict_seqs])[:SAMPLES]
         whole.unmatched.append(account.unmatched)
         whole.rejects += part.rejects
-    changed = np.unique(np.concatenate([np.empty(0, np.int64), *(account.changed for account in rendered)]))
-    mute = np.concatenate([np.empty(0, np.int64), *(account.mute for account in rendered)])
-    mute = np.setdiff1d(mute, changed)
+    changed = _numbers(account.changed for account in rendered)
+    mute = np.setdiff1d(_numbers(account.mute for account in rendered), changed)
     whole.silent += len(mute)
-    if changes:
-        whole.unchanged -= len(changed) + len(mute)
+    whole.unchanged -= len(changed) + len(mute)  # none but of feeds that send only changes
     whole.rejects = list({reject.seq: reject for reject in whole.rejects}.values())
     return whole
+
+
+def _numbers(found: Iterable[Ints]) -> Ints:
+    return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
 
 def _join_sent(rendered: Sequence[Rendered], schema: pa.Schema, target: Path) -> None:

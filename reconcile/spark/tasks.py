@@ -234,17 +234,18 @@ def _rendered(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
         waiting = unmatched[~np.isin(unmatched, late)]
         folder = writer.folder if writer else None
         kept = _write_held(work, engine, waiting, folder)
-        changed, sent = np.empty(0, np.int64), 0
+        mute = changed = np.empty(0, np.int64)
+        sent = 0
         if isinstance(engine, ChangesShare) and work.before:
             sent = engine.write_sent(work.before.metadata, folder / SENT_PART if folder else None)
-            changed = engine.changed
+            mute, changed = engine.mute, engine.changed
         most = math.ceil(SAMPLE_IDS / work.shares)
         ids = engine.ids_of(waiting, most) if work.feed.diagnose and len(waiting) else None
         outcome.unmatched = []
         files = writer.finish() if writer else []
         if watch:
             watch.close()
-        yield parcels.account(Rendered(outcome, engine.mute, changed, unmatched, kept, sent, ids, folder, files, watch))
+        yield parcels.account(Rendered(outcome, mute, changed, unmatched, kept, sent, ids, folder, files, watch))
 
 
 def _write_held(work: Work, engine: ShareEngine, waiting: Ints, folder: Path | None) -> int:

@@ -244,6 +244,13 @@ def expected(found: Sequence[Fact], theirs: Sequence[Fact], customer: str, *, ev
     st.lists(st.tuples(names, st.sampled_from(["", "f", "m"])), max_size=6), facts, others, st.booleans(), st.booleans()
 )
 @example([("a", "f")], [("a", uuid(1), 1), ("a", uuid(2), 2)], [("x", uuid(1), 1)], False, False)
+@example(  # who says nothing has a user alone, and one with another customer
+    [("a", "")],
+    [("a", uuid(1), 1), ("a", uuid(2), 2), ("b", uuid(2), 1)],
+    [("07", uuid(1), 1), ("x", uuid(2), 1)],
+    True,
+    False,
+)
 @example([("a", "f")], [("a", uuid(1), 1), ("a", uuid(2), 2)], [("x", uuid(1), 1), ("x", uuid(2), 3)], True, False)
 def test_lines_and_figures_are_those_of_the_definition(
     tmp_path: Path,
