@@ -211,7 +211,7 @@ class _FileCheck:
 
 def _hold_memory() -> None:
     """Have the C library keep what is freed, as glibc does once so large a piece was: else the pages of each block's
-    arrays go back to the system and are asked for again, which took half of the time. Elsewhere it does nothing.
+    arrays go back to the system and are asked for again, which took a quarter of the time. Elsewhere it does nothing.
     """
     np.empty(_HELD_BYTES, np.uint8)  # never touched, so it takes no memory
 
