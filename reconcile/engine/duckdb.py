@@ -149,7 +149,10 @@ class DuckEngine:
             f" FROM (SELECT customer_id, last_seen, {sql.UUID_HALVES} FROM source)"
             " SEMI JOIN mappings USING (high, low) GROUP BY high, low"
         )
-        self._insert(statement, EXPORT_SCHEMA, (sendable(batch, rules, faults) for batch in batches))
+        judged = (sendable(batch, rules, faults) for batch in batches)
+        self._insert(statement, EXPORT_SCHEMA, judged)
+        for _ in judged:  # where there is nothing to join with, the statement may end early
+            pass
         with self._con.cursor() as con:  # records may come in at the same time
             con.execute(f"CREATE TABLE reached AS {queries.reached(self._plan)}")
             con.execute("DROP TABLE mappings; DROP TABLE others; ALTER TABLE reached RENAME TO mappings")
