@@ -195,7 +195,6 @@ def merge(folder: Path, records: int, rounds: int = 5) -> None:
     for _ in range(rounds):
         for (repeats, policy), found in taken.items():
             feed, store = stores[repeats]
-            # why records do not match is looked into after the delivery
             options = f'conflicts = "{policy}"\ndiagnose = false'
             found.append(ours(f"merge-{repeats}", store.url, feed, folder, options=options))
     print("| records a user | `conflicts` | seconds, best | median | times one a user | peak GB |\n" + "|---" * 6 + "|")
@@ -215,7 +214,7 @@ def compare(folder: Path, records: int, *, mget: bool) -> None:
     if not (folder / f"bench-{records}.db").exists():
         fill_sqlite(sqlite, mappings)
     results["reconcile, SQLite"] = ours("sqlite", sqlite.url, feed, folder)
-    # as much is delivered; what is left out comes after: it reads the mappings once more, COPY has nothing like it
+    # as much is delivered; for what is left out COPY has nothing like it
     plain = ours("delivered", sqlite.url, feed, folder, options="diagnose = false")
     results["reconcile, SQLite, `diagnose = false`"] = plain
     results["reconcile, SQLite, unmatched held"] = ours("held", sqlite.url, feed, folder, "hold")

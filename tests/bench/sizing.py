@@ -1,4 +1,5 @@
-"""What a site needs, reckoned from what was measured: Redis, endpoint hosts, the job's hours, requests to S3. Pure.
+"""What a site needs, reckoned from what was measured: Redis, endpoint hosts, hours of the job, executors, calls of S3.
+Pure.
 
     python -m tests.bench.sizing          # the table of deploy/cluster/README.md
 
@@ -26,10 +27,13 @@ class Measured:
     micros_of_opt_outs_a_call: float = 0.48  # of the one primary that holds them all
     worker_calls_a_second: float = 17_000
     exported_a_second: float = 1_400_000
-    # At 30 million records and mappings, 30 % held, with 2,500 MB, on a busy machine; 1.45 on a quiet one, none held.
-    seconds_a_million_records: float = 4.5
-    scratch_bytes_a_record: float = 170  # likewise
+    # At 100 million records and mappings, 30 % held, with 2,500 MB.
+    seconds_a_million_records: float = 2.8
+    scratch_bytes_a_record: float = 240  # likewise
     packed_bytes_a_line: float = 30
+    # From 1 to 5 million records on two executors of one core: what more of them take, times two; and what is left.
+    spark_core_seconds_a_million: float = 7.6
+    spark_start_seconds: float = 25
     spool_bytes_a_mapping: float = 168
 
 
@@ -48,6 +52,8 @@ class Planned:
     hours_away: float = 2
     file_bytes: float = 250e6  # at which the job splits
     part_bytes: float = 64 * (1 << 20)
+    spark_hours: float = 0.5  # a run on Spark is to take no longer
+    cores_an_executor: int = 4
 
 
 class Need(NamedTuple):
@@ -64,6 +70,8 @@ class Need(NamedTuple):
     hosts: int
     spool_gigabytes: float
     run_hours: float
+    executors: int
+    spark_hours: float
     scratch_gigabytes: float
     files: int
     requests: int
@@ -87,6 +95,7 @@ def reckon(mappings: int, measured: Measured = MEASURED, planned: Planned = PLAN
     hosts = max(3, 1 + math.ceil(calls / planned.worker_calls_a_second / planned.workers_a_host))
     records = mappings / planned.devices_a_customer
     run = mappings / measured.exported_a_second + records / MILLION * measured.seconds_a_million_records
+    executors = math.ceil(_spark_cores(records, planned.spark_hours * 3600, measured) / planned.cores_an_executor)
     packed = records * measured.packed_bytes_a_line
     files = math.ceil(packed / planned.file_bytes)
     return Need(
@@ -101,6 +110,8 @@ def reckon(mappings: int, measured: Measured = MEASURED, planned: Planned = PLAN
         hosts=hosts,
         spool_gigabytes=measured.spool_bytes_a_mapping * calls / hosts * 3600 * planned.hours_away / 1e9,
         run_hours=run / 3600,
+        executors=executors,
+        spark_hours=spark_seconds(records, executors * planned.cores_an_executor, measured) / 3600,
         scratch_gigabytes=records * (measured.scratch_bytes_a_record + measured.packed_bytes_a_line) / 1e9,
         files=files,
         requests=1 + files * requests_a_file(packed / files, planned.part_bytes),
@@ -111,6 +122,15 @@ def redis_micros(share: float, a_bucket: float, measured: Measured = MEASURED) -
     """Processor time of a primary for a call, of which `share` reach it in a batch, at so many mappings a bucket."""
     crowded = 1 + measured.crowding * max(a_bucket - 100, 0) / 500
     return (measured.micros_a_call + measured.micros_a_batch / share) * crowded
+
+
+def spark_seconds(records: float, cores: float, measured: Measured = MEASURED) -> float:
+    """A run on so many cores of executors, from start to end."""
+    return measured.spark_start_seconds + records / MILLION * measured.spark_core_seconds_a_million / cores
+
+
+def _spark_cores(records: float, seconds: float, measured: Measured) -> float:
+    return records / MILLION * measured.spark_core_seconds_a_million / (seconds - measured.spark_start_seconds)
 
 
 def _machine(held: float) -> float:
@@ -139,6 +159,10 @@ def table(sites: tuple[int, ...] = SITES) -> str:
         f"endpoint hosts of {PLANNED.workers_a_host} workers": [f"{need.hosts:,}" for need in needs],
         f"spool of each, for {PLANNED.hours_away:g} hours": [f"{need.spool_gigabytes:,.1f} GB" for need in needs],
         "a full run, on one machine": [_hours(need.run_hours) for need in needs],
+        f"executors of {PLANNED.cores_an_executor} cores, for {PLANNED.spark_hours * 60:g} minutes on Spark": [
+            f"{need.executors:,}" for need in needs
+        ],
+        "a full run on them": [_hours(need.spark_hours) for need in needs],
         "disk for it: what the join spills, and the files": [f"{need.scratch_gigabytes:,.0f} GB" for need in needs],
         "files of a full run": [f"{need.files:,}" for need in needs],
         "requests to S3 for them": [f"{need.requests:,}" for need in needs],

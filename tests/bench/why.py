@@ -58,6 +58,7 @@ def measure(feed: Path, store: Store, records: int, folder: Path, memory: str) -
             settings,
             settings.data_sources[0],
             data.SEEN,
+            thorough=True,
             scratch=Path(scratch),
             memory_limit=memory,
         )

@@ -30,6 +30,8 @@ def test_the_text_tells_the_figures_it_is_reckoned_from() -> None:
         f"{MEASURED.spool_bytes_a_mapping:g} bytes a mapping",
         f"{MEASURED.exported_a_second / MILLION:g} million mappings a second, then"
         f" {MEASURED.seconds_a_million_records:g} seconds a million",
+        f"{MEASURED.spark_start_seconds:g} seconds, and {MEASURED.spark_core_seconds_a_million:g} seconds of a core for"
+        " each million records",
         f"{MEASURED.scratch_bytes_a_record:g} bytes a record, and {MEASURED.packed_bytes_a_line:g} for each line",
     ):
         assert told in text, told
@@ -59,6 +61,8 @@ def test_what_is_reckoned_is_enough() -> None:
         assert need.mappings / need.buckets <= 2_000
         workers = (need.hosts - 1) * PLANNED.workers_a_host  # one of them may be gone
         assert workers * PLANNED.worker_calls_a_second >= need.calls_a_second
+        cores = need.executors * PLANNED.cores_an_executor
+        assert sizing.spark_seconds(mappings / PLANNED.devices_a_customer, cores) <= PLANNED.spark_hours * 3600
         assert need.opt_out_core < PLANNED.share_of_a_core
         assert need.files * PLANNED.file_bytes >= mappings / PLANNED.devices_a_customer * MEASURED.packed_bytes_a_line
 
