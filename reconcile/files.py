@@ -242,10 +242,9 @@ class _Part:
             return
         self.bytes += len(data)
         self._see_hashed(but=_AHEAD)
-        sha256, md5 = (
-            thread.submit(digest.update, data) for thread, digest in zip(self._beside, self._digests, strict=False)
-        )
-        self._hashing.append((sha256, md5))
+        sha256, md5 = self._digests
+        hashing = self._beside.sha256.submit(sha256.update, data), self._beside.md5.submit(md5.update, data)
+        self._hashing.append(hashing)
         self._crc = crc64nvme(data, self._crc)
         with durable.telling(self.path):
             self._file.write(data)

@@ -25,7 +25,7 @@ from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Si
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 from reconcile.screen import doubtful_ids, text_buffer
-from reconcile.why.customers import AtHand
+from reconcile.why.customers import Compared
 
 __all__ = ["BATCH_ROWS", "SAMPLES", "DuckEngine", "Guard", "Ints", "LeftOut", "Outcome", "Reject", "Sink"]
 
@@ -193,9 +193,9 @@ class DuckEngine:
         self._con.unregister("asked")
         return found
 
-    def customers(self) -> AtHand:
+    def customers(self) -> Compared:
         """Those of the mappings that were taken in."""
-        return AtHand(self._con, "mappings", "customer_id", "latest" if self._plan.every_device else "true")
+        return Compared(self._con, "mappings", "customer_id", "latest" if self._plan.every_device else "true")
 
     def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None) -> int:
         """Write the latest record of each of these customers to a Parquet file, if one is named; the number of them.

@@ -1,9 +1,11 @@
-"""Where customers are looked for whose IDs are like those of unmatched records: three ways, by what is at hand.
+"""Where customers are looked for whose IDs are like those of unmatched records: two ways, by what is at hand.
 
-AtHand    the mappings that a run has read anyway, in its engine
-Loaded    all customers of the data source, read for this alone
+Compared  all customers of the data source, in a table: the engine's of a run that has read all mappings, or one
+          that is loaded for this alone
 Spelled   the store, asked for each ID in the spellings that are usual: what it costs does not depend on its size
 """
+
+# ruff: noqa: S608  queries are built of our own names and patterns only
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,28 +15,12 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
-from idsync.store.base import Part
+from idsync.store.base import MappingStore
 from reconcile.why.forms import FORM_SQL, IS_SIMPLE_SQL, common_lengths, loosest_of, spellings
 
 _ALIKE = 10  # customers with one loosest form that are looked at; more would only be more doubt
 _ASKED = 100_000  # spellings at a time
 _PARTS, _SAMPLE = 8, 10_000  # of a store, to see what IDs look like
-
-
-class Exporter(Protocol):
-    """What is needed of a `MappingStore`."""
-
-    def export(
-        self,
-        dpid: int,
-        now: int,
-        *,
-        customer_ids: Sequence[str] | None = None,
-        latest_only: bool = False,
-        part: Part | None = None,
-    ) -> Iterator[pa.RecordBatch]: ...
-
-    def parts(self, dpid: int, most: int) -> list[Part]: ...
 
 
 class Customers(Protocol):
@@ -50,7 +36,7 @@ class Customers(Protocol):
         """For each text the customers that may be the same by some rule, the first few in order."""
 
 
-class AtHand:
+class Compared:
     """The customers in a column of a table, each once in the rows that fulfil `condition`."""
 
     spelled = 0
@@ -85,7 +71,7 @@ class AtHand:
         return (found.get(form, []) for form in forms.to_pylist())
 
 
-def loaded(con: duckdb.DuckDBPyConnection, exported: Iterable[pa.RecordBatch], most: int | None) -> AtHand | None:
+def loaded(con: duckdb.DuckDBPyConnection, exported: Iterable[pa.RecordBatch], most: int | None) -> Compared | None:
     """All customers of an export with one row each; None where there are more than `most`."""
     con.execute("CREATE TABLE known (id VARCHAR)")
     count = 0
@@ -97,7 +83,7 @@ def loaded(con: duckdb.DuckDBPyConnection, exported: Iterable[pa.RecordBatch], m
         con.register("batch", pa.table({"id": batch.column(0)}))
         con.execute("INSERT INTO known SELECT * FROM batch")
         con.unregister("batch")
-    return AtHand(con, "known", "id")
+    return Compared(con, "known", "id")
 
 
 class Spelled:
@@ -105,7 +91,7 @@ class Spelled:
 
     compared = 0
 
-    def __init__(self, store: Exporter, dpid: int, now: int) -> None:
+    def __init__(self, store: MappingStore, dpid: int, now: int) -> None:
         self._store, self._dpid, self._now = store, dpid, now
         self._sample = list(self._drawn())
         self._lengths = common_lengths(self._sample)

@@ -1,9 +1,9 @@
 """The look into the store: which rule explains which unmatched record. Nothing is changed, nothing is matched.
 
 What it costs is bounded. On the side of the records: of more than SAMPLE_IDS different customer IDs only those with the
-lowest MD5 are looked at, always the same ones, in whatever order they come. On the side of the store: all customers are
-compared where a run has read them anyway, where there are few, or where somebody asks for it; otherwise the store is
-asked for the SPELLED_IDS first of these IDs in their usual spellings. See `customers`.
+lowest MD5 are looked at, in whatever order they come. On the side of the store: all customers are compared where a run
+has read them anyway, where there are few, or where somebody asks for it; otherwise the store is asked for the first
+SPELLED_IDS of these IDs in their usual spellings. See `customers`.
 """
 
 from collections import defaultdict
@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 
 from idsync.settings import DataSource, Settings
 from idsync.store import DAY
+from idsync.store.base import MappingStore
 from reconcile.errors import Undiagnosed
 from reconcile.why import affixes
 from reconcile.why.affixes import Affix
-from reconcile.why.customers import AtHand, Customers, Exporter, Spelled, loaded
+from reconcile.why.customers import Compared, Customers, Spelled, loaded
 from reconcile.why.diagnosis import (
     AFFIX,
     EXPIRED,
@@ -48,14 +49,14 @@ _CHUNK = 200_000
 
 def diagnose(
     unmatched: Iterable[pa.RecordBatch],
-    store: Exporter,
+    store: MappingStore,
     settings: Settings,
     source: DataSource,
     now: int,
     *,
     scratch: Path,
     memory_limit: str,
-    at_hand: AtHand | None = None,
+    at_hand: Compared | None = None,
     thorough: bool = False,
     matched_before: Iterable[pa.RecordBatch] = (),
     samples: int = 5,
@@ -73,7 +74,10 @@ def diagnose(
     """
     if sample_ids is None:
         sample_ids = SAMPLE_IDS if at_hand or thorough else SPELLED_IDS
-    with _connected(scratch, memory_limit) as con, _spill_errors():
+    with (
+        duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(scratch)}) as con,
+        _spill_errors(),
+    ):
         given, drawn = _draw(con, unmatched, sample_ids)
         total = given if total is None else total
         search = _Search(store, drawn, samples)
@@ -87,7 +91,9 @@ def diagnose(
         return search.diagnosis(source.name, total, customers)
 
 
-def _customers(con: duckdb.DuckDBPyConnection, store: Exporter, dpid: int, now: int, *, thorough: bool) -> Customers:
+def _customers(
+    con: duckdb.DuckDBPyConnection, store: MappingStore, dpid: int, now: int, *, thorough: bool
+) -> Customers:
     exported = store.export(dpid, now, latest_only=True)
     if (found := loaded(con, exported, None if thorough else FEW_CUSTOMERS)) is not None:
         return found
@@ -113,7 +119,7 @@ class _Tally:
 class _Search:
     """`left` are the IDs that nothing has explained so far, with their records; every step takes some away."""
 
-    def __init__(self, store: Exporter, drawn: Mapping[str, int], samples: int) -> None:
+    def __init__(self, store: MappingStore, drawn: Mapping[str, int], samples: int) -> None:
         self._store, self._samples = store, samples
         self._drawn = drawn
         self._left = dict(drawn)
@@ -232,12 +238,6 @@ def _affixed(
         for (affix, name, text), alike in zip(chunk, customers.like([text for *_, text in chunk]), strict=True):
             if alike:
                 yield affix, name, text, alike
-
-
-@contextmanager
-def _connected(scratch: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(scratch)}) as con:
-        yield con
 
 
 def _draw(con: duckdb.DuckDBPyConnection, batches: Iterable[pa.RecordBatch], most: int) -> tuple[int, dict[str, int]]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import duckdb
@@ -16,11 +17,11 @@ from hypothesis import strategies as st
 
 from idsync.errors import StoreUnavailable
 from idsync.store import DAY, open_store
-from idsync.store.base import EXPORT_SCHEMA, Part
+from idsync.store.base import EXPORT_SCHEMA, MappingStore
 from reconcile import join as joining
 from reconcile.why import Diagnosis, Finding, Pair, Undiagnosed, affixes, diagnose, explain, search
 from reconcile.why.affixes import Affix
-from reconcile.why.customers import AtHand
+from reconcile.why.customers import Compared
 from reconcile.why.diagnosis import ORDER, shares
 from reconcile.why.forms import RULES, common_lengths, fold, loosest, loosest_of, spellings
 from tests.idsync.ids_of_all_kinds import any_id
@@ -190,7 +191,7 @@ def test_the_loosest_form_of_a_column_is_that_of_its_texts(texts: list[str]) -> 
 def test_customers_at_hand_are_alike_who_have_one_loosest_form(texts: list[str]) -> None:
     with duckdb.connect() as con:
         con.register("given", pa.table({"name": pa.array(texts, pa.string())}))
-        found = list(AtHand(con, "given", "name").like(texts))
+        found = list(Compared(con, "given", "name").like(texts))
     assert found == [sorted(other for other in texts if loosest(other) == loosest(text))[:10] for text in texts]
 
 
@@ -366,20 +367,9 @@ def test_the_store_is_not_read_whole_where_that_tells_nothing(tmp_path: Path) ->
 class _Late:
     """A store in which the ID was recorded between one look and the next."""
 
-    def export(
-        self,
-        dpid: int,
-        now: int,
-        *,
-        customer_ids: Sequence[str] | None = None,
-        latest_only: bool = False,
-        part: Part | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        if customer_ids is None:
+    def export(self, dpid: int, now: int, **options: object) -> Iterator[pa.RecordBatch]:
+        if "customer_ids" not in options:
             yield pa.RecordBatch.from_pylist([{"customer_id": "a", "uuid": uuid(1), "last_seen": now}], EXPORT_SCHEMA)
-
-    def parts(self, dpid: int, most: int) -> list[Part]:
-        return []
 
 
 def test_an_id_that_is_synced_between_two_looks_is_no_case_for_a_rule(tmp_path: Path) -> None:
@@ -387,7 +377,7 @@ def test_an_id_that_is_synced_between_two_looks_is_no_case_for_a_rule(tmp_path: 
     batches = [pa.record_batch({"id": ["a", "A"]})]
     found = diagnose(
         batches,
-        _Late(),
+        cast(MappingStore, _Late()),
         there.settings,
         there.settings.data_sources[0],
         NOW,

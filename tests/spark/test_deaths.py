@@ -18,12 +18,14 @@ from tests.spark.test_same import BY_UUID, fill, small_shares
 __all__ = ["small_shares"]
 
 
-def killing(folder: Path) -> Callable[[Point], None]:
-    """What the first task to come to a file's end does: kill -9 its executor, from which its Python was forked."""
+def killing(folder: Path, where: str = "FILE_CLOSED", *, itself: bool = False) -> Callable[[Point], None]:
+    """What the first task to come to this point does: kill -9 its executor, from which its Python was forked, and
+    perhaps itself. The others find a file "killed" in the folder.
+    """
     mark = str(folder / "killed")
 
     def reached(point: Point) -> None:
-        if point.name != "FILE_CLOSED":
+        if point.name != where:
             return
         try:
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
@@ -37,6 +39,8 @@ def killing(folder: Path) -> Callable[[Point], None]:
             with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
                 process = int(file.read().rpartition(")")[2].split()[1])
         os.kill(process, signal.SIGKILL)
+        if itself:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return reached
 

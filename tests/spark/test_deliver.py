@@ -40,6 +40,7 @@ from tests.reconcile.samples import SIGNALS, TEMPLATE, World, uuid
 from tests.s3 import StrictS3, strict_s3
 from tests.servers import wait_until
 from tests.spark.conftest import KEY_OF_EXECUTORS
+from tests.spark.test_deaths import killing
 
 pytestmark = pytest.mark.usefixtures("spark")
 
@@ -226,29 +227,9 @@ def executors(spark: SparkSession) -> list[int]:
 def test_a_run_whose_executor_dies_half_way_through_an_upload(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, survives: bool
 ) -> None:
-    mark = str(tmp_path / "killed")
-
-    def killing(point: Point) -> None:
-        if point.name != "FILE_HALF_THERE":
-            return
-        try:
-            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return
-        process = os.getpid()
-        while True:
-            with open(f"/proc/{process}/comm") as file:  # noqa: PTH123
-                if file.read().strip() == "java":
-                    break
-            with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
-                process = int(file.read().rpartition(")")[2].split()[1])
-        os.kill(process, signal.SIGKILL)
-        if not survives:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr("reconcile.failpoints.reached", killing)
+    monkeypatch.setattr("reconcile.failpoints.reached", killing(tmp_path, "FILE_HALF_THERE", itself=not survives))
     summary = go(world.settings, "spark")
-    assert Path(mark).exists()
+    assert (tmp_path / "killed").exists()
     digests = {path.name: sha256(path) for path in world.delivered.iterdir()}
     assert digests == {file["name"]: file["sha256"] for file in summary.files}
     assert len(digests) == 2
