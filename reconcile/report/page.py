@@ -20,7 +20,10 @@ _UNITS = {
     "fetching inputs": "file",
     "reading records": "record",
     "reading mappings": "mapping",
+    "reading mappings of the other data source": "mapping",
     "joining": "line",
+    "joining on Spark": "record",
+    "looking why records did not match": "record",
     "delivering": "file",
 }
 _LEAST_SHARE = 0.001

@@ -108,6 +108,7 @@ def test_steps_are_timed_and_counted(world: World) -> None:
     ]
     assert all(0 <= step["seconds"] < 60 for step in summary.steps)
     assert "joining 1 line" in text(world)
+    assert "looking why records did not match 1 record" in text(world)
 
 
 def test_what_is_small_is_not_said_to_be_nothing() -> None:
