@@ -1,6 +1,5 @@
 """Why records did not match: the rules by table and against a plain definition, on stores as they are."""
 
-import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,10 @@ from idsync.errors import StoreUnavailable
 from idsync.store import DAY, open_store
 from idsync.store.base import EXPORT_SCHEMA, MappingStore
 from reconcile import join as joining
-from reconcile.why import Diagnosis, Finding, Pair, Undiagnosed, affixes, diagnose, explain, search
+from reconcile.why import Diagnosis, Pair, Undiagnosed, affixes, diagnose, explain, search
 from reconcile.why.affixes import Affix
 from reconcile.why.customers import Compared
-from reconcile.why.diagnosis import ORDER, shares
+from reconcile.why.diagnosis import ORDER
 from reconcile.why.forms import RULES, common_lengths, fold, loosest, loosest_of, spellings
 from tests.idsync.ids_of_all_kinds import any_id
 from tests.reconcile.samples import NOW, SIGNALS, World, uuid
@@ -228,62 +227,6 @@ def test_findings_are_those_of_a_plain_definition(
             assert all(pair.record != pair.mapping and pair.mapping in known for pair in finding.samples)
 
 
-USUAL = [
-    ("USER-1", "user-1", "case"),
-    ("user-2", "USER-2", "case"),
-    ("ada-lovelace", "Ada-Lovelace", "case"),
-    (" user-3", "user-3", "blanks"),
-    ("0042", "42", "zeros"),
-    ("43", "0000043", "zeros"),
-    ("e\u0301-1", "\u00e9-1", "nfc"),
-    ("\u00e9-2", "e\u0301-2", "nfc"),
-    ("\uff14\uff15\uff16", "456", "nfkc"),
-    ("a%20b", "a b", "percent"),
-    ("a/c", "a%2Fc", "percent"),
-    ("M%C3%BCLLER", "m\u00fcller", "case+percent"),
-    ("CRM-7", "u7", "affix"),
-    ("CRM-8", "u8", "affix"),
-]
-
-
-def test_of_many_customers_usual_spellings_are_found(either: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
-    know(either, *(mapping for _, mapping, _ in USUAL), "0000099", "mIxEd", *(f"u{number}" for number in range(100)))
-    records = [record for record, _, _ in USUAL]
-    found = look(either, [*records, "MiXeD"])
-    told = {pair.record: (pair.mapping, finding.rule) for finding in found.findings for pair in finding.samples}
-    assert told == {record: (mapping, rule) for record, mapping, rule in USUAL}
-    assert (found.compared, found.unexplained) == (0, 1)
-    assert found.spellings > 100
-    assert "A dry run compares" in explain(found)[-1]
-    assert counted(look(either, ["MiXeD"], thorough=True)) == {"case": 1}
-
-
-def test_more_than_a_run_may_spell_are_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
-    monkeypatch.setattr(search, "SPELLED_IDS", 10)
-    there = world(tmp_path)
-    know(there, "user")
-    found = look(there, [f"other-{number}" for number in range(30)], sample_ids=None)
-    assert (found.unmatched, found.ids, found.sampled) == (30, 10, True)
-    assert look(there, [f"other-{number}" for number in range(30)], sample_ids=None, thorough=True).ids == 30
-
-
-@pytest.mark.parametrize("all_read", [True, False])
-def test_a_run_that_has_read_all_mappings_asks_the_store_for_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_read: bool
-) -> None:
-    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
-    monkeypatch.setattr(joining, "SUBSET_CUSTOMERS", 0 if all_read else 10)
-    there = World(tmp_path, feed=f'{SIGNALS}devices = "all"\n')
-    know(there, "mIxEd", "user-2")
-    there.sync(("mIxEd", uuid(7)))
-    there.put("a.csv", [("MiXeD", "f", "", ""), ("user-2", "f", "", "")])
-    why = there.run().why
-    assert (why["compared"], [finding["rule"] for finding in why["findings"]]) == (2 * all_read, ["case"] * all_read)
-    assert (why["spellings"] > 0) is not all_read
-
-
 def test_the_cheapest_rule_counts_and_doubt_is_counted(tmp_path: Path) -> None:
     there = world(tmp_path)
     know(there, "user", "User", "uSER ", "7", "07")
@@ -419,6 +362,64 @@ def test_a_scratch_folder_without_room_is_told_as_such(tmp_path: Path) -> None:
     assert "memory_limit" in told.value.mend
 
 
+# --- among all customers, or by their spelling ------------------------------------------------------------------------
+
+USUAL = [
+    ("USER-1", "user-1", "case"),
+    ("user-2", "USER-2", "case"),
+    ("ada-lovelace", "Ada-Lovelace", "case"),
+    (" user-3", "user-3", "blanks"),
+    ("0042", "42", "zeros"),
+    ("43", "0000043", "zeros"),
+    ("e\u0301-1", "\u00e9-1", "nfc"),
+    ("\u00e9-2", "e\u0301-2", "nfc"),
+    ("\uff14\uff15\uff16", "456", "nfkc"),
+    ("a%20b", "a b", "percent"),
+    ("a/c", "a%2Fc", "percent"),
+    ("M%C3%BCLLER", "m\u00fcller", "case+percent"),
+    ("CRM-7", "u7", "affix"),
+    ("CRM-8", "u8", "affix"),
+]
+
+
+def test_of_many_customers_usual_spellings_are_found(either: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
+    know(either, *(mapping for _, mapping, _ in USUAL), "0000099", "mIxEd", *(f"u{number}" for number in range(100)))
+    records = [record for record, _, _ in USUAL]
+    found = look(either, [*records, "MiXeD"])
+    told = {pair.record: (pair.mapping, finding.rule) for finding in found.findings for pair in finding.samples}
+    assert told == {record: (mapping, rule) for record, mapping, rule in USUAL}
+    assert (found.compared, found.unexplained) == (0, 1)
+    assert found.spellings > 100
+    assert "A dry run compares" in explain(found)[-1]
+    assert counted(look(either, ["MiXeD"], thorough=True)) == {"case": 1}
+
+
+def test_more_than_a_run_may_spell_are_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
+    monkeypatch.setattr(search, "SPELLED_IDS", 10)
+    there = world(tmp_path)
+    know(there, "user")
+    found = look(there, [f"other-{number}" for number in range(30)], sample_ids=None)
+    assert (found.unmatched, found.ids, found.sampled) == (30, 10, True)
+    assert look(there, [f"other-{number}" for number in range(30)], sample_ids=None, thorough=True).ids == 30
+
+
+@pytest.mark.parametrize("all_read", [True, False])
+def test_a_run_that_has_read_all_mappings_asks_the_store_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_read: bool
+) -> None:
+    monkeypatch.setattr(search, "FEW_CUSTOMERS", 0)
+    monkeypatch.setattr(joining, "SUBSET_CUSTOMERS", 0 if all_read else 10)
+    there = World(tmp_path, feed=f'{SIGNALS}devices = "all"\n')
+    know(there, "mIxEd", "user-2")
+    there.sync(("mIxEd", uuid(7)))
+    there.put("a.csv", [("MiXeD", "f", "", ""), ("user-2", "f", "", "")])
+    why = there.run().why
+    assert (why["compared"], [finding["rule"] for finding in why["findings"]]) == (2 * all_read, ["case"] * all_read)
+    assert (why["spellings"] > 0) is not all_read
+
+
 # --- prefixes and suffixes -------------------------------------------------------------------------------------------
 
 NUMBERS = [str(number) for number in range(1000, 1200, 7)]
@@ -527,108 +528,3 @@ def test_an_id_in_the_sample_counts_with_all_its_records(tmp_path: Path) -> None
     records = [f"USER-{number}" for _ in range(5) for number in range(300)]
     found = look(there, records, sample_ids=20, batch=100)
     assert (found.examined, found.ids) == (100, 20)
-
-
-@given(st.integers(0, 10**12), st.lists(st.integers(0, 10**9), min_size=1))
-def test_shares_add_up(total: int, parts: list[int]) -> None:
-    found = shares(total, parts)
-    assert sum(found) == (total if any(parts) else 0)
-    whole = sum(parts) or 1
-    assert all(
-        abs(share * whole - total * part) < whole for share, part in zip(found, parts, strict=True) if any(parts)
-    )
-
-
-# --- what people see -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("pair", "masked"),
-    [
-        (Pair("User-0012", "user-0012"), Pair("Us••-00••", "us••-00••")),
-        (Pair("useR-1234", "user-1234"), Pair("us•R-12••", "us•r-12••")),
-        (Pair("7", "07"), Pair("•", "0•")),
-        (Pair("aB", "ab"), Pair("a•", "a•")),
-        (Pair(" x1y2z3", f"x1y2z3{NBSP}"), Pair("␣x1••••", "x1••••⟨U+00A0⟩")),
-        (Pair("caf\u00e9s", f"cafe{ACUTE}s"), Pair("ca•◦•", "ca••⟨U+0301⟩•")),
-        (Pair("a%20bcd", "a bcd"), Pair("•%20•••", "•␣b••")),
-        (
-            Pair("e4fe9bde-caa0-47b6-908d", "E4FE9BDE-CAA0-47B6-908D"),
-            Pair("e4••••••-ca••-••••-••••", "E4••••••-CA••-••••-••••"),
-        ),
-        (Pair("x" * 512, "X" * 512), Pair("xx" + "•" * 62 + "…", "XX" + "•" * 62 + "…")),
-        (Pair("\x1b[31mabcd", "\u202eabcd"), Pair("⟨U+001B⟩[31•••••", "⟨U+202E⟩ab••")),
-    ],
-)
-def test_masks_show_the_shape_only(pair: Pair, masked: Pair) -> None:
-    assert pair.masked() == masked
-
-
-@given(any_id | ODD, any_id | ODD)
-def test_masks_show_five_letters_or_digits_at_most(one: str, other: str) -> None:
-    for shown in Pair(one, other).masked():
-        assert shown.isprintable()
-        assert sum(map(str.isalnum, re.sub("⟨U\\+[0-9A-F]+⟩", "", shown))) <= 5
-
-
-def test_sentences(tmp_path: Path) -> None:
-    there = world(tmp_path)
-    know(there, "user-1234", "a b", "web-1 x", *(f"CRM-{number}" for number in NUMBERS))
-    know(there, "old-customer", seen=NOW - 121 * DAY)
-    know(there, "elsewhere", dpid=777)
-    records = ["USER-1234"] * 3 + ["a%20b", " WEB-1 x", "old-customer", "elsewhere", "nobody", "customer-9", *NUMBERS]
-    before = [pa.record_batch({"customer_id": ["customer-9"]})]
-    found = look(there, records, matched_before=before)
-    told = explain(found)
-    total = len(records)
-    assert told[0].startswith(f"{len(NUMBERS)} of {total} unmatched records (")
-    assert 'would match if the file\'s IDs had the prefix "CRM-": the website sends `C••-11••`' in told[0]
-    assert told[1] == (
-        f"3 of {total} unmatched records ({3 / total:.1%}) would match if upper and lower case were ignored:"
-        " the website sends `us••-12••`, the file has `US••-12••`; let one side change."
-    )
-    text = "\n".join(told[2:])
-    for part in (
-        "had a mapping that is past its lifetime: for one, o••-cu••••••. They match again",
-        "matched in an earlier run, and the store no longer knows their customers: for one, cu••••••-•.",
-        'would match under the data source "web": for one, el•••••••. Let the feed name it, or',
-        "if blanks and invisible characters around the ID and upper and lower case were ignored",
-        "if URL encoding were ignored",
-        "no explanation was found",
-    ):
-        assert part in text
-    revealed = "\n".join(explain(found, reveal=True))
-    assert "the website sends `user-1234`, the file has `USER-1234`" in revealed
-    assert "the file has `␣WEB-1␣x`" in revealed
-    whole = "\n".join(told) + str(found.as_dict())
-    assert not [record for record in records if len(record) > 4 and record in whole]
-    assert {"record": "USER-1234", "mapping": "user-1234"} in found.as_dict(reveal=True)["findings"][3]["samples"]
-
-
-def test_every_rule_has_its_sentence_also_of_a_sample_and_in_doubt() -> None:
-    for rule in ORDER:
-        affix = Affix("CRM-", "", "WEB-", "-x") if rule.startswith("affix") else None
-        source = "web" if rule == "other-source" else None
-        finding = Finding(rule, 1500, 150, 120, 7, (Pair("Record-1", "mapping-1"),), affix, source)
-        (told, rest, sample) = explain(Diagnosis("crm", 3000, 300, 240, 10, (finding,), 1500))
-        assert told.startswith("About 1,500 of 3,000 unmatched records (50.0%) ")
-        assert rest.startswith("For about 1,500 of 3,000 unmatched records (50.0%) no explanation")
-        assert sample == "Figures are extrapolated from a sample of 240 IDs on 300 records."
-        assert ("Of 7 records out of 150 examined, more than one customer may be meant." in told) == (
-            rule not in {"synced-since", "expired", "matched-before"}
-        )
-        assert (
-            'the prefix "CRM-" of the file\'s IDs were "WEB-" and the file\'s IDs had the suffix "-x"' in told
-            or not affix
-        )
-    assert explain(Diagnosis("crm", 0, 0, 0, 0, (), 0)) == []
-
-
-def test_an_affix_of_a_few_is_masked_as_it_may_name_them() -> None:
-    few = Finding("affix", 3, 3, 3, 0, (), Affix("jane.doe."))
-    many = Finding("affix", 30, 30, 30, 0, (), Affix("jane.doe."))
-    for finding, shown in ((few, "ja••.d••."), (many, "jane.doe.")):
-        found = Diagnosis("crm", finding.records, finding.records, finding.ids, 9, (finding,), 0)
-        assert f'the prefix "{shown}"' in explain(found)[0]
-        assert found.as_dict()["findings"][0]["affix"]["record_prefix"] == shown
-        assert found.as_dict(reveal=True)["findings"][0]["affix"]["record_prefix"] == "jane.doe."
