@@ -34,7 +34,7 @@ def make(folder: Path, records: int) -> tuple[Path, Path, Path, Store]:
         every = max(records // SMALL, 1)
         duckdb.execute(f"COPY ({data.records(f'range(0, {records}, {every})')}) TO '{small}' (HEADER)")
     if not Path(store.url.removeprefix("sqlite:///")).exists():
-        fill_sqlite(store, mappings)
+        fill_sqlite(store, f"FROM '{mappings}'")
     return feed, changed, small, store
 
 

@@ -231,7 +231,7 @@ def run_timed(path: Path) -> None:
 def beside_the_join(folder: Path, records: int, rounds: int) -> None:
     feed, mappings = data.make(folder, records)
     store = Store(url=f"sqlite:///{folder}/bench.db")
-    fill_sqlite(store, mappings)
+    fill_sqlite(store, f"FROM '{mappings}'")
     pgp = key(folder / "feed-key")
     table = f'[pgp]\npublic_key_file = "{pgp.public_key_file}"\nfingerprint = "{pgp.fingerprint}"\n'
     kinds = ("none", "gzip", "pgp")

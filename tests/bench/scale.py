@@ -10,7 +10,6 @@ records it needs about 40 GB of disk.
 
 import argparse
 import json
-import sqlite3
 import tempfile
 import threading
 import time
@@ -21,9 +20,8 @@ from pathlib import Path
 import duckdb
 
 from idsync.settings import Store
-from idsync.store import open_store
 from tests.bench import data
-from tests.bench.reconcile import CONFIG, timed
+from tests.bench.reconcile import CONFIG, fill_sqlite, timed
 
 MILLION = 1_000_000
 
@@ -32,28 +30,12 @@ def make(folder: Path, records: int) -> tuple[Path, Store]:
     """The feed, and a store of as many mappings."""
     feed = folder / f"scale-{records}.csv"
     store = Store(url=f"sqlite:///{folder}/scale-{records}.db")
-    path = Path(store.url.removeprefix("sqlite:///"))
     first = records * 3 // 10
     with duckdb.connect(config={"memory_limit": "4GB", "temp_directory": str(folder / "making")}) as con:
         if not feed.exists():
             con.execute(f"COPY ({data.records('range(' + str(records) + ')')}) TO '{feed}' (HEADER)")
-        if not path.exists():
-            opened = open_store(store)
-            opened.check()
-            opened.close()
-            numbers = f"range({first}, {first + records})"
-            cursor = con.execute(f"SELECT * FROM ({data.mappings(numbers)}) ORDER BY customer_id")
-            with sqlite3.connect(path, isolation_level=None) as db:
-                db.execute("PRAGMA journal_mode = OFF")
-                db.execute("PRAGMA synchronous = OFF")
-                db.execute("BEGIN")
-                while rows := cursor.fetchmany(100_000):
-                    db.executemany(
-                        "INSERT INTO mappings VALUES (?, ?, ?, ?)",
-                        [(data.DPID, name, uuid, data.SEEN) for name, uuid in rows],
-                    )
-                db.execute("COMMIT")
-            db.close()
+    if not Path(store.url.removeprefix("sqlite:///")).exists():
+        fill_sqlite(store, data.mappings(f"range({first}, {first + records})"), in_order=True)
     return feed, store
 
 

@@ -75,7 +75,7 @@ def compare(folder: Path, count: int) -> None:
     plain, packed, known = make(folder, count)
     store = Store(url=f"sqlite:///{folder}/segments.db")
     if not (folder / "segments.db").exists():
-        fill_sqlite(store, known)
+        fill_sqlite(store, f"FROM '{known}'")
     config = folder / "segments.toml"
     config.write_text(CONFIG.format(url=store.url))
     print("| what | seconds | times the plain join | peak GB |\n|---|---|---|---|")

@@ -1,6 +1,6 @@
 """A run on Spark against a join and gzip of the same data written by hand in Spark SQL, in one session.
 
-    python -m tests.bench.spark [--records 1000000,5000000] [--folder DIR] [--once]
+    python -m tests.bench.spark [--records 1000000,5000000] [--folder DIR] [--once | --prepare]
 
 Prints a Markdown table. Master, driver and two executors of one core and 1 GB are processes of this machine; each
 contender is submitted by `spark-submit`, and timed from its start to its end, so that the start of Spark is in it; a
@@ -81,13 +81,19 @@ def split(feed: Path, folder: Path) -> str:
     return f"{folder}/*.csv"
 
 
-def measure(folder: Path, records: int) -> dict[str, float]:
-    """Seconds of each contender."""
+def prepare(folder: Path, records: int) -> tuple[str, Path, str]:
+    """The glob of the inputs, the mappings as Parquet, and the URL of a store of the same."""
     feed, mappings = data.make(folder, records)
     inputs = split(feed, folder / f"inputs-{records}")
     url = f"sqlite:///{folder}/store-{records}.db"
     if not (folder / f"store-{records}.db").exists():
-        fill_sqlite(Store(url=url), mappings)
+        fill_sqlite(Store(url=url), f"FROM '{mappings}'", in_order=True)
+    return inputs, mappings, url
+
+
+def measure(folder: Path, records: int) -> dict[str, float]:
+    """Seconds of each contender."""
+    inputs, mappings, url = prepare(folder, records)
     name = f"spark-{records}-{time.time_ns()}"
     config = folder / f"{name}.toml"
     config.write_text(CONFIG.format(url=url, feed=inputs, name=name, unmatched="drop"))
@@ -115,7 +121,12 @@ def main() -> None:
     parser.add_argument("--records", default="1000000,5000000")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--once", action="store_true", help="else the better of two")
+    parser.add_argument("--prepare", action="store_true", help="make the data in --folder, and measure nothing")
     chosen = parser.parse_args()
+    if chosen.prepare:
+        for records in map(int, chosen.records.split(",")):
+            prepare(chosen.folder, records)
+        return
     print("| records | Spark alone, s | by hand, s | ours, s | ours / by hand | without Spark's start |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:

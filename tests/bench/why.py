@@ -36,7 +36,7 @@ def main() -> None:
         feed, mappings = data.make(folder, options.records)
         store = Store(url=f"sqlite:///{folder}/why-{options.records}.db")
         if not Path(store.url.removeprefix("sqlite:///")).exists():
-            fill_sqlite(store, mappings)
+            fill_sqlite(store, f"FROM '{mappings}'")
         print("| unmatched | sample of IDs | customers | seconds | peak GB |\n|---|---|---|---|---|")
         measure(feed, store, options.records, folder, options.memory)
 
