@@ -5,8 +5,6 @@ from pathlib import Path
 from idsync.errors import StoreMisconfigured
 from idsync.settings import Store
 from idsync.store.base import MappingStore
-from idsync.store.connections import IMPATIENT, PATIENT, Tls
-from idsync.store.redis import RedisStore
 from idsync.store.sqlite import SqliteStore
 
 DAY = 86_400_000  # milliseconds
@@ -21,6 +19,10 @@ def open_store(settings: Store, *, patient: bool = True) -> MappingStore:
     lifetime = settings.mapping_ttl_days * DAY
     if settings.url.startswith("sqlite:///"):
         return SqliteStore(settings.url.removeprefix("sqlite:///"), lifetime, settings.devices_per_customer)
+    # loaded where there is a Redis: the client takes a tenth of a second
+    from idsync.store.connections import IMPATIENT, PATIENT, Tls  # noqa: PLC0415
+    from idsync.store.redis import RedisStore  # noqa: PLC0415
+
     password = _read_password(settings.password_file) if settings.password_file else None
     for name in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
         if path := getattr(settings, name):

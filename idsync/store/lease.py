@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from idsync.errors import StoreUnavailable
 from idsync.settings import Store
 from idsync.store import open_store
-from idsync.store.redis import RedisStore
+
+if TYPE_CHECKING:
+    from idsync.store.redis import RedisStore
 
 # KEYS: lease, and the last token; in a cluster both are in one slot. ARGV: holder, milliseconds. Returns the token,
 # or the one who holds it.
@@ -81,15 +83,13 @@ def open_leases(settings: Store) -> Leases:
     """Connects when it is first used."""
     if settings.url.startswith("sqlite:///"):
         return SqliteLeases(Path(f"{settings.url.removeprefix('sqlite:///')}-leases"))
-    store = open_store(settings)
-    assert isinstance(store, RedisStore)  # noqa: S101 - there is no third kind
-    return RedisLeases(store)
+    return RedisLeases(cast("RedisStore", open_store(settings)))  # there is no third kind
 
 
 class RedisLeases:
     """By the clock of the server."""
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: "RedisStore") -> None:
         self._store = store
 
     def acquire(self, name: str, holder: str, seconds: float) -> int | str:

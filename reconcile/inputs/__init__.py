@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar, cast
 
 from isal import igzip, isal_zlib
 
@@ -25,8 +25,11 @@ from reconcile.inputs import delimited, jsonl, parquet, text
 from reconcile.inputs.chunk import Chunk
 from reconcile.inputs.delimited import Dialect
 from reconcile.inputs.layout import Layout, layout_of
-from reconcile.inputs.remote import SCHEME, Bucket, Memory, RemoteObject
+from reconcile.inputs.remote import SCHEME, Memory, RemoteObject
 from reconcile.progress import Meter, Step
+
+if TYPE_CHECKING:
+    from reconcile.inputs.bucket import Bucket
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -131,7 +134,7 @@ def _from_bucket(
     memory: Memory,
     since: int,
 ) -> Gathered:
-    bucket, layout = Bucket(feed), layout_of(feed)
+    bucket, layout = _bucket(feed), layout_of(feed)
     listed = bucket.objects()
     finished = [entry for entry in listed if not is_unfinished(entry.key.rpartition("/")[2])]
     remembered = {entry: sha256 for entry in finished if (sha256 := memory.sha256(entry))}
@@ -152,6 +155,12 @@ def _from_bucket(
     return Gathered(list(sources.values()), len(listed) - len(finished), older=len(finished) - len(wanted))
 
 
+def _bucket(feed: Feed) -> "Bucket":
+    from reconcile.inputs.bucket import Bucket  # noqa: PLC0415 - boto3 loads in a fifth of a second
+
+    return Bucket(feed)
+
+
 class Listed(NamedTuple):
     """A file or object as a listing tells of it: when it was last written to, in milliseconds, and its bytes."""
 
@@ -163,7 +172,7 @@ class Listed(NamedTuple):
 def listed(feed: Feed) -> list[Listed]:
     """What a feed's pattern names, unfinished files left out; nothing is read. Raises what `gather` raises."""
     if feed.inputs.startswith(SCHEME):
-        entries = [Listed(entry.url, entry.modified_ms, entry.size) for entry in Bucket(feed).objects()]
+        entries = [Listed(entry.url, entry.modified_ms, entry.size) for entry in _bucket(feed).objects()]
     else:
         found = [(path, path.stat()) for path in _matches(feed.inputs)]
         entries = [Listed(str(path), state.st_mtime_ns // 1_000_000, state.st_size) for path, state in found]

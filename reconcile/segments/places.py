@@ -13,7 +13,8 @@ from reconcile import inputs
 from reconcile.delivery.byname import joined
 from reconcile.delivery.sftp import SftpDelivery
 from reconcile.errors import InputUnavailable
-from reconcile.inputs.remote import SCHEME, Bucket
+from reconcile.inputs.bucket import Bucket
+from reconcile.inputs.remote import SCHEME
 from reconcile.progress import Meter
 from reconcile.segments import names
 from reconcile.segments.reading import Part

@@ -18,7 +18,8 @@ from reconcile import inputs
 from reconcile.errors import InputChanging, InputUnavailable
 from reconcile.feed import Plan
 from reconcile.inputs import Gathered, remote
-from reconcile.inputs.remote import Bucket, RemoteObject
+from reconcile.inputs.bucket import Bucket
+from reconcile.inputs.remote import RemoteObject
 from reconcile.progress import Meter
 from tests.s3 import moto_s3
 
