@@ -29,8 +29,8 @@ class SyncCall(NamedTuple):
     """The decoded parameters of a call, under their own names. None: not on the call; "" is a value.
 
     `idsync_return` marks a call that comes back from Audience Manager, see `identity`. `cids` are the parameters d_cid
-    and d_cid_ic, by name and value, in their order; `d_sig` the signatures. `asks_id` is true of /id, `is_image` of
-    /demoptout.jpg.
+    and d_cid_ic, by name and value, in their order; `d_sig` the signatures. `repeats_signal`: a privacy signal stands
+    there more than once. `asks_id` is true of /id, `is_image` of /demoptout.jpg.
     """
 
     dpid: str | None = None
@@ -48,6 +48,7 @@ class SyncCall(NamedTuple):
     idsync_return: str | None = None
     cids: tuple[tuple[str, str], ...] = ()
     d_sig: tuple[str, ...] = ()
+    repeats_signal: bool = False
     asks_id: bool = False
     is_image: bool = False
 
@@ -66,7 +67,8 @@ class Malformed:
 
 _CIDS = frozenset({"d_cid", "d_cid_ic"})
 _REPEATABLE = _CIDS | {"d_sig"}
-_SINGLE = frozenset(SyncCall._fields) - _REPEATABLE - {"cids", "asks_id", "is_image"}
+_SIGNALS = frozenset({"gdpr", "gdpr_consent", "gpp", "gpp_sid", "us_privacy"})
+_SINGLE = frozenset(SyncCall._fields) - _REPEATABLE - {"cids", "repeats_signal", "asks_id", "is_image"}
 
 
 def is_sync_call(target: str) -> bool:
@@ -84,7 +86,8 @@ def parse(target: str) -> SyncCall | Malformed:
     """A target that `is_sync_call` or `is_opt_out`. Unknown parameters are ignored, but must be well encoded.
 
     A parameter that stands twice with one value counts once. With two values there is no telling which was meant, and
-    proxies differ in which they take: the call is dropped. d_cid, d_cid_ic and d_sig may stand there several times.
+    proxies differ in which they take: the call is dropped. A privacy signal that stands twice, with whatever value, is
+    left to `consent`, as a no. d_cid, d_cid_ic and d_sig may stand there several times.
     """
     local = _local(target)
     in_path = local.startswith(_PATH_PREFIX)
@@ -103,7 +106,11 @@ def parse(target: str) -> SyncCall | Malformed:
         if value is None:
             return Malformed(f"{_shown(name)} is not valid percent-encoded UTF-8")
         if name in _SINGLE:
-            if values.setdefault(name, value) != value:
+            if name not in values:
+                values[name] = value
+            elif name in _SIGNALS:
+                values["repeats_signal"] = True
+            elif values[name] != value:
                 return Malformed(f"{name} is given more than once, with different values")
         elif name in _REPEATABLE:
             repeated.append((name, value))

@@ -127,7 +127,9 @@ def admit(
     if not verdict.allowed:
         denied = Fault(Outcome.CONSENT_DENIED, f"not stored: {verdict.reason}")
         asked = opt_out_of(call, signals, settings, now=now) if settings.privacy.optout_on_denial else None
-        return told(denied.outcome, call, "", [denied], dpid)._replace(denial=verdict.word, opt_out=asked)
+        # What a signal was that granted nothing is not for the next hop either: the macros of consent go with the UUID.
+        unsaid = call._replace(gdpr=None, gdpr_consent=None)
+        return told(denied.outcome, unsaid, "", [denied], dpid)._replace(denial=verdict.word, opt_out=asked)
     if nobody := _nobody(signals, settings):
         return told(nobody.outcome, call, uuid or "", [nobody, *id_faults], dpid)
     location = fresh = ""

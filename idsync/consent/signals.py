@@ -2,7 +2,8 @@
 
 In the order of the checks: Global Privacy Control (the header Sec-GPC), `gpp` with `gpp_sid`, `gdpr` with
 `gdpr_consent`, `us_privacy`, and for a call that says nothing of the GDPR, `privacy.gdpr_default`. Every signal is
-heard: one that says no refuses, whatever another grants, and so does one that can't be read. The first no is told.
+heard: one that says no refuses, whatever another grants, and so does one that can't be read, or stands there twice:
+whoever put it there the second time had another in mind. The first no is told.
 """
 
 from functools import lru_cache
@@ -45,9 +46,10 @@ def verdict(call: SyncCall, sec_gpc: str, privacy: Privacy) -> Verdict:
     nobody expanded is one that can't be read.
     """
     vendor, purposes = privacy.vendor_id, privacy.purposes
-    # Global Privacy Control defines the value 1 alone. Repeated headers arrive joined ("1,1"); those too mean it.
-    if sec_gpc and sec_gpc.strip() not in {"", "0"}:
-        return Verdict(False, "gpc", "the browser sends Global Privacy Control (Sec-GPC)")
+    if sec_gpc or call.repeats_signal:
+        refused = _unread(sec_gpc, repeated=call.repeats_signal)
+        if refused is not None:
+            return refused
     found, sections = _NO_SIGNAL, _NO_SECTION
     if call.gpp or call.gpp_sid:
         found, sections = _gpp(call.gpp or "", call.gpp_sid or "", vendor, purposes)
@@ -67,6 +69,14 @@ def verdict(call: SyncCall, sec_gpc: str, privacy: Privacy) -> Verdict:
     if gdpr is None and gpp.TCF_EU_SECTION not in sections and privacy.gdpr_default == "applies":
         return Verdict(False, "default", 'there is no gdpr signal, and privacy.gdpr_default is "applies"')
     return found
+
+
+def _unread(sec_gpc: str, *, repeated: bool) -> Verdict | None:
+    """A no for which no string need be read."""
+    # Global Privacy Control defines the value 1 alone. Repeated headers arrive joined ("1,1"); those too mean it.
+    if sec_gpc.strip() not in {"", "0"}:
+        return Verdict(False, "gpc", "the browser sends Global Privacy Control (Sec-GPC)")
+    return Verdict(False, "contradictory", "a privacy signal is given more than once") if repeated else None
 
 
 def _gpp(text: str, sid: str, vendor: int, purposes: tuple[int, ...]) -> tuple[Verdict, frozenset[int]]:

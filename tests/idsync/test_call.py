@@ -128,7 +128,6 @@ def test_parameters(form: str, raw: str, expected: SyncCall) -> None:
         ("dpuuid=x&d_dpuuid=y", "dpuuid is given more than once"),
         ("dpid=1&dpid=01", "dpid is given more than once"),
         ("redir=a&redir=b", "redir is given more than once"),
-        ("gdpr=0&gdpr=1", "gdpr is given more than once"),
         ("dpuuid=&dpuuid=x", "dpuuid is given more than once"),
     ],
 )
@@ -144,6 +143,18 @@ def test_question_mark_ends_nothing() -> None:
     raw = "dpid=1&dpuuid=2&redir=https://h.example/?u=1"
     assert isinstance(parse(f"/ibs:{raw}"), Malformed)
     assert parse(f"/sync?{raw}") == SyncCall(dpid="1", dpuuid="2", redir="https://h.example/?u=1")
+
+
+@BOTH_FORMS
+@pytest.mark.parametrize("name", ["gdpr", "gdpr_consent", "gpp", "gpp_sid", "us_privacy"])
+@pytest.mark.parametrize("second", ["0", "1", "", "%30"])
+def test_a_privacy_signal_that_stands_twice_drops_no_call(form: str, name: str, second: str) -> None:
+    """It is told, with one value as with two: `consent` refuses it, and an opt-out goes on."""
+    call = parse(f"{form}dpid=1&{name}=0&dpuuid=2&{name}={second}")
+    assert isinstance(call, SyncCall)
+    assert call.repeats_signal
+    once = parse(f"{form}dpid=1&dpid=1&dpuuid=2&{name}=0")
+    assert once == call._replace(repeats_signal=False)
 
 
 def test_id_is_a_route_of_its_own() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idsync.call import Malformed, SyncCall, parse
+from idsync.call import SyncCall, parse
 from idsync.consent import DENIALS, Verdict, Word, signals, verdict
 from idsync.consent.signals import Grant
 from idsync.consent.tcf import MAX_LENGTH
@@ -176,25 +176,33 @@ def test_a_macro_that_nobody_expanded(name: str, macro: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "word"),
+    "query",
     [
-        ("gdpr=0&gdpr=1", None),
-        (f"gdpr=1&gdpr_consent={TC}&gdpr_consent={REFUSING_TC}", None),
-        (f"gpp={gpp({7: US})}&gpp_sid=7&gpp={gpp({7: REFUSING_US})}", None),
-        (f"gpp={gpp({7: US})}&gpp_sid=7&gpp_sid=8", None),
-        ("us_privacy=1YNN&us_privacy=1YYN", None),
-        ("us_privacy=1YNN&us_privacy=1YNN", "granted"),
-        (f"gdpr=1&gdpr_consent={TC}&gdpr=1&gdpr_consent={TC}", "granted"),
-        (f"gpp={gpp({7: US, 8: us(8, us_values(8))})}&gpp_sid=7%2C8", "granted"),
+        "gdpr=0&gdpr=1",
+        "gdpr=0&gdpr=0",
+        "gdpr=0&gdpr=",
+        "gdpr=&gdpr=",
+        f"gdpr=1&gdpr_consent={TC}&gdpr_consent={REFUSING_TC}",
+        f"gdpr=1&gdpr_consent={TC}&gdpr=1&gdpr_consent={TC}",
+        f"gpp={gpp({7: US})}&gpp_sid=7&gpp={gpp({7: REFUSING_US})}",
+        f"gpp={gpp({7: US})}&gpp_sid=7&gpp_sid=8",
+        f"gpp={gpp({7: US})}&gpp_sid=7&gpp_sid=7",
+        "us_privacy=1YNN&us_privacy=1YYN",
+        "us_privacy=1YNN&us_privacy=1YNN",
     ],
 )
-def test_a_signal_that_stands_twice(query: str, word: Word | None) -> None:
-    """With two values, the call is dropped before consent is asked for."""
-    call = parse(f"/sync?{query}")
-    if isinstance(call, Malformed):
-        assert word is None
-    else:
-        assert verdict(call, "", privacy()).word == word
+@pytest.mark.parametrize("form", ["/sync?", "/ibs:", "/id?"])
+def test_a_signal_that_stands_twice(form: str, query: str) -> None:
+    call = parse(form + query)
+    assert isinstance(call, SyncCall)
+    decided = verdict(call, "", privacy())
+    assert (decided.allowed, decided.word) == (False, "contradictory")
+
+
+def test_two_sections_in_force_are_one_signal() -> None:
+    call = parse(f"/sync?gpp={gpp({7: US, 8: us(8, us_values(8))})}&gpp_sid=7%2C8")
+    assert isinstance(call, SyncCall)
+    assert verdict(call, "", privacy()).word == "granted"
 
 
 def test_the_vendor_and_the_purposes_of_the_settings_are_asked_for() -> None:

@@ -352,6 +352,8 @@ DENIED = pytest.mark.parametrize(
         ("&gpp=DBAA", COOKIE, {}),
         ("", COOKIE, {"gdpr_default": "applies"}),
         ("&gdpr=1", COOKIE, {"identity": "audience-manager"}),
+        ("&gdpr=0&gdpr=0", COOKIE, {}),
+        ("&us_privacy=1YNN&us_privacy=1YYN", COOKIE, {}),
     ],
 )
 
@@ -370,6 +372,13 @@ def test_consent_denied(extra: str, signals: Signals, options: dict[str, str]) -
             assert (seen.json["uuid"], seen.json["stored"], seen.codes) == ("", 0, [315])
         else:
             assert seen.body == PIXEL
+
+
+@DENIED
+def test_consent_denied_leaves_every_macro_empty(extra: str, signals: Signals, options: dict[str, str]) -> None:
+    redir = "https%3A%2F%2Fdpm.demdex.net%2F%3Fu%3D%24%7BDD_UUID%7D%26g%3D%24%7BGDPR%7D%26c%3D%24%7BGDPR_CONSENT_565%7D"
+    seen = take(f"{GOOD}{extra}&redir={redir}", signals, **options)
+    assert seen.headers["Location"] == "https://dpm.demdex.net/?u=&g=&c="
 
 
 # --- store -----------------------------------------------------------------------------------------------------------
