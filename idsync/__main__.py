@@ -63,37 +63,44 @@ def serve(config_path: Path | None, bind: str | None, workers: int | None, limit
     )
 
 
-def _who(function: Callable[..., None]) -> Callable[..., None]:
-    """Whom a command is about, as `people`."""
+def _who(*, storable: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Whom a command is about, as `people`. `storable`: see `persons.customer`."""
 
-    @functools.wraps(function)
-    def asked(
-        config_path: Path | None, data_source: str | None, customer_id: str | None, uuid: str | None, csv: Path | None
-    ) -> None:
-        settings = config.load(config_path)
-        if csv is not None and not (data_source or uuid):
-            people = persons.read_csv(settings, csv)
-        elif uuid is not None and not data_source and csv is None:
-            people = [persons.device(uuid)]
-        elif data_source is not None and customer_id is not None and uuid is None and csv is None:
-            people = [persons.customer(settings, data_source, customer_id)]
-        else:
-            raise click.UsageError("give DATA_SOURCE and CUSTOMER_ID, or --uuid, or --csv")
-        function(config_path, settings, people, one=csv is None)
+    def asking(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def asked(
+            config_path: Path | None,
+            data_source: str | None,
+            customer_id: str | None,
+            uuid: str | None,
+            csv: Path | None,
+        ) -> None:
+            settings = config.load(config_path)
+            if csv is not None and not (data_source or uuid):
+                people = persons.read_csv(settings, csv, storable=storable)
+            elif uuid is not None and not data_source and csv is None:
+                people = [persons.device(uuid)]
+            elif data_source is not None and customer_id is not None and uuid is None and csv is None:
+                people = [persons.customer(settings, data_source, customer_id, storable=storable)]
+            else:
+                raise click.UsageError("give DATA_SOURCE and CUSTOMER_ID, or --uuid, or --csv")
+            function(config_path, settings, people, one=csv is None)
 
-    for option in (
-        click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help=_CSV_HELP),
-        click.option("--uuid", metavar="UUID", help="A device, in place of a customer."),
-        click.argument("customer_id", required=False),
-        click.argument("data_source", required=False, shell_complete=configured(_data_sources)),
-    ):
-        asked = option(asked)
-    return asked
+        for option in (
+            click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help=_CSV_HELP),
+            click.option("--uuid", metavar="UUID", help="A device, in place of a customer."),
+            click.argument("customer_id", required=False),
+            click.argument("data_source", required=False, shell_complete=configured(_data_sources)),
+        ):
+            asked = option(asked)
+        return asked
+
+    return asking
 
 
 @command(cli, "python -m idsync lookup crm user-4711")
 @always_json
-@_who
+@_who(storable=False)
 def lookup(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """All that is held of a customer or a device, and since when it is opted out.
 
@@ -109,7 +116,7 @@ def lookup(config_path: Path | None, settings: Settings, people: Sequence[Person
 
 @command(cli, "python -m idsync opt-out crm user-4711", name="opt-out")
 @always_json
-@_who
+@_who(storable=True)
 def opt_out(_config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """Store nothing more of a customer, with the device last linked to it, or of a device; and remove what is stored.
 
@@ -123,7 +130,7 @@ def opt_out(_config_path: Path | None, settings: Settings, people: Sequence[Pers
 
 @command(cli, "python -m idsync opt-in crm user-4711", name="opt-in")
 @always_json
-@_who
+@_who(storable=True)
 def opt_in(_config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """Reverse an opt-out, when the person asks for it. DATA_SOURCE: see `lookup`.
 
@@ -137,7 +144,7 @@ def opt_in(_config_path: Path | None, settings: Settings, people: Sequence[Perso
 
 @command(cli, "python -m idsync erase crm user-4711")
 @always_json
-@_who
+@_who(storable=False)
 def erase(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
     """Remove a customer or a device from store, spool and the job's files, and leave an opt-out behind.
 

@@ -12,6 +12,7 @@ from idsync.settings import DataSource, Settings
 
 COLUMNS = ("data_source", "customer_id", "uuid")
 _FAULTS_SHOWN = 20
+_NOT_UTF8 = "the customer ID is not valid UTF-8"
 
 
 class Person(NamedTuple):
@@ -53,18 +54,31 @@ def source_of(settings: Settings, named: str, customer_id: str) -> DataSource:
     return source
 
 
-def customer(settings: Settings, named: str, customer_id: str) -> Person:
-    return Person(source_of(settings, named, customer_id), customer_id, "")
+def customer(settings: Settings, named: str, customer_id: str, *, storable: bool) -> Person:
+    """`storable`: only with an ID that the endpoint takes. Others are not in the store, but may stand among rejects."""
+    if storable:
+        return Person(source_of(settings, named, customer_id), customer_id, "")
+    source = data_source(settings, named)
+    if not (customer_id and _is_utf8(customer_id)):
+        raise UsageError(_NOT_UTF8 if customer_id else "the customer ID is empty", mend="give it as it was received")
+    return Person(source, customer_id, "")
 
 
 def _fault(source: DataSource, customer_id: str) -> str:
     """Why this can be no customer ID of a data source; "" if it can."""
-    try:
-        customer_id.encode()
-    except UnicodeEncodeError:
-        return "the customer ID is not valid UTF-8"
+    if not _is_utf8(customer_id):
+        return _NOT_UTF8
     reason = ids.customer_id_fault(customer_id, source.id_rules)
     return ids.EXPLANATIONS[reason] if reason else ""
+
+
+def _is_utf8(text: str) -> bool:
+    """Bytes of a command line that are not come as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def device(uuid: str) -> Person:
@@ -73,49 +87,59 @@ def device(uuid: str) -> Person:
     return Person(None, "", uuid)
 
 
-def read_csv(settings: Settings, path: Path) -> list[Person]:
+def read_csv(settings: Settings, path: Path, *, storable: bool) -> list[Person]:
     """Of a file with a header, in UTF-8, `-` for standard input: data_source and customer_id on a row, or uuid.
 
-    Raises UsageError with every fault by its line; no ID is quoted.
+    Raises UsageError with every fault by its line; no ID is quoted. `storable`: see `customer`.
     """
     try:
-        if str(path) == "-":
-            return _people(settings, sys.stdin)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _people(settings, file)
+        with _opened(path) as file:
+            return _people(settings, file, "standard input" if str(path) == "-" else str(path), storable=storable)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", mend="name a CSV file that this user may read") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8", mend="save it as UTF-8") from None
 
 
-def _people(settings: Settings, file: TextIO) -> list[Person]:
-    rows = csv.DictReader(file)
-    unknown = set(rows.fieldnames or ()) - set(COLUMNS)
-    if not rows.fieldnames or unknown:
-        raise UsageError(
-            f"{file.name}: the first line must name columns of {', '.join(COLUMNS)}, and no others",
-            mend="data_source and customer_id, or uuid, or all three",
-        )
+def _opened(path: Path) -> TextIO:
+    if str(path) == "-":
+        return open(sys.stdin.fileno(), encoding="utf-8-sig", newline="", closefd=False)
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _people(settings: Settings, file: TextIO, name: str, *, storable: bool) -> list[Person]:
+    """Strictly read: what two readers of CSV understand differently could name somebody else."""
+    rows = csv.DictReader(file, strict=True)
     people: dict[Person, None] = {}
     faults = []
-    for row in rows:
-        try:
-            people[_person(settings, row)] = None
-        except UsageError as error:
-            faults.append(f"line {rows.line_num}: {error.problem}")
+    try:
+        header = list(rows.fieldnames or ())
+        if not header or not set(header) <= set(COLUMNS) or len(set(header)) < len(header):
+            raise UsageError(
+                f"{name}: the first line must name columns of {', '.join(COLUMNS)}, each once, and no others",
+                mend="data_source and customer_id, or uuid, or all three",
+            )
+        for row in rows:
+            try:
+                people[_person(settings, row, storable=storable)] = None
+            except UsageError as error:
+                faults.append(f"line {rows.line_num}: {error.problem}")
+    except csv.Error:
+        faults.append(f"line {rows.reader.line_num}: its quotes do not match, or a value is too long")
     if faults:
-        raise UsageError(f"{file.name}: {_listed(faults)}", mend="mend these lines; nothing was done")
+        raise UsageError(f"{name}: {_listed(faults)}", mend="mend these lines; nothing was done")
     return list(people)
 
 
-def _person(settings: Settings, row: dict[str, str | None]) -> Person:
+def _person(settings: Settings, row: dict[str | None, str | None], *, storable: bool) -> Person:
+    if None in row:
+        raise UsageError("there are more values than columns; quote those that hold a comma", mend="")
     named, customer_id, uuid = (row.get(name) or "" for name in COLUMNS)
     if uuid and not named and not customer_id:
         return device(uuid)
     if uuid or not (named and customer_id):
         raise UsageError("give data_source and customer_id, or uuid alone", mend="")
-    return customer(settings, named, customer_id)
+    return customer(settings, named, customer_id, storable=storable)
 
 
 def _listed(faults: Sequence[str]) -> str:

@@ -79,8 +79,8 @@ def test_lookup_of_a_stranger(path: Path) -> None:
         ("crm", b"\xff", "not valid UTF-8"),
     ],
 )
-def test_lookup_of_what_can_not_be(path: Path, source: str, customer: str | bytes, told: str) -> None:
-    done = run_idsync("lookup", "--config", path, source, customer)
+def test_opt_out_of_what_can_not_be(path: Path, source: str, customer: str | bytes, told: str) -> None:
+    done = run_idsync("opt-out", "--config", path, source, customer)
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
     assert "Traceback" not in done.stderr

@@ -135,7 +135,11 @@ def test_a_file_on_standard_input(path: Path) -> None:
         (b"", "the first line must name columns"),
         (b"data_source,customer_id,name\ncrm,a,b\n", "and no others"),
         (b"data_source,customer_id\ncrm,a\ncrn,secret\ncrm,\n", 'line 3: there is no data source "crn"; line 4: give'),
-        (b"data_source,customer_id\ncrm,secret@example.com\n", "line 2: the customer ID holds an e-mail address"),
+        (b"uuid,data_source,uuid\n", "each once"),
+        (b"data_source,customer_id\ncrm,a,secret\n", "line 2: there are more values than columns"),
+        (b'data_source,customer_id\ncrm,a\ncrm,"a"secret\n', "line 3: its quotes do not match"),
+        (b'data_source,customer_id\ncrm,"a\ncrm,b\n', "line 3: its quotes do not match"),
+        (b"data_source,customer_id\ncrm," + b"a" * 200_000 + b"\n", "line 2: its quotes do not match, or a value is"),
         (b"uuid\n123\n", "line 2: --uuid must be 38 decimal digits"),
         (b"data_source,customer_id,uuid\ncrm,a," + UUID.encode() + b"\n", "line 2: give data_source and customer_id"),
         (b"uuid\n\xff\n", "not UTF-8"),
@@ -150,6 +154,32 @@ def test_a_file_with_faults_does_nothing(path: Path, tmp_path: Path, content: by
     assert "secret" not in done.stderr
     with closing(opened(path)) as store:
         assert store.opt_outs() == {}
+
+
+def test_who_can_not_be_stored_can_be_asked_for_but_not_opted_out(path: Path, tmp_path: Path) -> None:
+    """Such an ID may stand among rejects; of an opt-out it is a slip of the hand."""
+    file = tmp_path / "requests.csv"
+    file.write_bytes(b"\xef\xbb\xbfdata_source,customer_id\r\ncrm,secret@example.com\r\n")
+    for command in ("opt-out", "opt-in"):
+        for who, told in ((("crm", "a:b"), "holds ':'"), (("--csv", file), "line 2: the customer ID holds an e-mail")):
+            done = run_idsync(command, *who, "--config", path)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert told in done.stderr
+            assert "secret" not in done.stderr
+    for command in ("lookup", "erase"):
+        assert answer(command, "crm", "a:b", "--config", path)["customer_id"] == "a:b"
+        done = run_idsync(command, "--csv", "-", "--config", path, stdin=file.read_bytes().decode())
+        assert (done.returncode, done.stderr) == (0, "")
+        assert '"customer_id": "secret@example.com"' in done.stdout
+    assert run_idsync("erase", "crm", "", "--config", path).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["lookup", "erase"])
+def test_an_id_that_is_not_utf8(path: Path, command: str) -> None:
+    done = run_idsync(command, "crm", b"secret\xff", "--config", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not valid UTF-8" in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_a_file_that_is_not_there(path: Path, tmp_path: Path) -> None:
