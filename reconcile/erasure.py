@@ -23,12 +23,13 @@ from idsync import ids
 from idsync.errors import UsageError
 from idsync.settings import Settings
 from reconcile import durable, rejects, report, tables
-from reconcile.errors import RunLocked
+from reconcile.errors import RunLocked, StateUnavailable
 from reconcile.feed import USER_IDS
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
 from reconcile.names import parse_id_sync
 from reconcile.state import FeedState, RunFolder, feeds, withdraw
+from reconcile.strike import strike
 from reconcile.why import Diagnosis
 
 _BLOCK_BYTES = 1 << 24
@@ -61,7 +62,8 @@ class Trace(NamedTuple):
 class Account:
     """What was removed, or found, by place; then what is not in the job's hands.
 
-    `waiting` files were offered to a destination, perhaps in part, and go out as they are; `delivered` ones lie there.
+    `directories`: in files that were delivered to a folder. `waiting` files were offered to a destination, perhaps in
+    part, and go out as they are; `delivered` ones lie there.
     `busy` feeds have a run under way and were passed over: try again.
     """
 
@@ -71,6 +73,7 @@ class Account:
     why: dict[str, int] = field(default_factory=dict)
     reports: dict[str, int] = field(default_factory=dict)
     frozen: dict[str, int] = field(default_factory=dict)
+    directories: dict[str, int] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
     leftovers: int = 0
     waiting: dict[str, int] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class Account:
             "why": ("samples", self.why),
             "reports": ("samples", self.reports),
             "frozen": ("lines", self.frozen),
+            "directories": ("lines", self.directories),
             "waiting": ("lines", self.waiting),
             "delivered": ("lines", self.delivered),
         }
@@ -126,7 +130,7 @@ def find(settings: Settings, sought: Sought) -> Account:
         state = FeedState(settings.reconcile.state_dir, name)
         for trace in _steady(partial(_traces, state, settings, sought, account, looked)):
             _enter(account, trace)
-    _look_at_destinations(settings, sought, account, looked)
+    _look_at_destinations(settings, sought, account, looked, remove=False)
     return account
 
 
@@ -145,7 +149,7 @@ def erase(settings: Settings, sought: Sought, patience_seconds: float) -> Accoun
                     _remove(trace, _customers(settings, name, sought), _users(settings, name, sought), ledger)
         except RunLocked:
             account.busy.append(name)
-    _look_at_destinations(settings, sought, account, looked)
+    _look_at_destinations(settings, sought, account, looked, remove=True)
     return account
 
 
@@ -198,20 +202,38 @@ def _traces(
                 yield Trace(kind, path, looked[path.name], run)
 
 
-def _look_at_destinations(settings: Settings, sought: Sought, account: Account, looked: dict[str, int]) -> None:
-    """A folder can be searched; of a bucket it is only known what a copy of ours has told."""
+def _look_at_destinations(
+    settings: Settings, sought: Sought, account: Account, looked: dict[str, int], *, remove: bool
+) -> None:
+    """A folder can be searched, and lines be taken out of its files; of a bucket it is only known what a copy of ours
+    has told. Files of a run that goes on will be compared with what was frozen, and stay.
+    """
+    waiting = {Path(path).name for path in account.waiting}
     for delivered in Ledger(settings.reconcile.state_dir / "ledger.db").deliveries():
         count = looked.get(delivered.name)
         path = Path(delivered.location)
+        place = account.delivered
         if path.is_absolute():
             if not path.exists():
                 continue
+            users = _customers(settings, delivered.feed, sought) | _users(settings, delivered.feed, sought)
             if count is None:
-                feed = delivered.feed
-                users = _customers(settings, feed, sought) | _users(settings, feed, sought)
                 count = _lines(path, users, account)
+            if count and path.name not in waiting:
+                place = account.directories
+                if remove:
+                    place, count = _struck(path, users, count, account)
         if count:
-            account.delivered[delivered.location] = count
+            place[delivered.location] = count
+
+
+def _struck(path: Path, users: frozenset[str], count: int, account: Account) -> tuple[dict[str, int], int]:
+    """Under what to account for a delivered file, and how many lines: gone, or left where we may not write."""
+    try:
+        removed = strike(path, {user.encode() for user in users}, len(_id_columns(path.name)[0]))
+    except StateUnavailable:
+        return account.delivered, count
+    return account.directories, removed
 
 
 def _lines(path: Path, users: frozenset[str], account: Account) -> int:

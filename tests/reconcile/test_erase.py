@@ -1,8 +1,10 @@
 """An erased ID is in no byte of what the job keeps, packed or not; what is out of its hands is named."""
 
+import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from reconcile.lock import exclusive
 from reconcile.progress import Meter
 from reconcile.run import run
 from reconcile.state import FeedState
+from reconcile.strike import strike
 from tests.reconcile.samples import DPID, SIGNALS, World, content, uuid
 from tests.reconcile.test_optouts import Killed, die
 
@@ -70,9 +73,11 @@ def delivered_and_kept(world: World) -> None:
     world.run()
 
 
-def test_what_was_delivered_is_removed_here_and_named_there(world: World) -> None:
+def test_what_was_delivered_to_a_folder_is_removed_here_and_there(world: World) -> None:
     delivered_and_kept(world)
     (there,) = [path for path in world.delivered.iterdir() if GONE_UUID in content(path)]
+    there.chmod(0o640)
+    before = content(there).splitlines()
     (here,) = world.state.glob(f"runs/*/files/{there.name}")
     (rejects,) = world.state.glob("runs/*/rejects.csv.gz")
     seen = find(world)
@@ -80,15 +85,45 @@ def test_what_was_delivered_is_removed_here_and_named_there(world: World) -> Non
     account = erase(world)
     assert account == seen
     assert account["frozen"] == {"lines": 1, "files": [str(here)]}
-    assert account["delivered"] == {"lines": 1, "files": [str(there)]}
+    assert account["directories"] == {"lines": 1, "files": [str(there)]}
+    assert account["delivered"] == {"lines": 0, "files": []}
     assert account["rejects"] == {"records": 2, "files": [str(rejects)]}
     assert holding(world, GONE, GONE_UUID) == set()
     assert not rejects.exists()  # there were no others in it
     assert len(list(world.state.glob("runs/*/files/*"))) == 1
     again = erase(world)
-    assert again["frozen"] == {"lines": 0, "files": []}
-    assert again["delivered"] == account["delivered"]
-    assert there.exists()
+    assert again["frozen"] == again["directories"] == {"lines": 0, "files": []}
+    assert content(there).splitlines() == [line for line in before if GONE_UUID not in line]
+    assert there.stat().st_mode & 0o777 == 0o640
+    assert erase(world, {"uuid": uuid(1)}, {"uuid": uuid(2)})["directories"]["lines"] == 3
+    assert list(world.delivered.iterdir()) == []  # an empty file is none
+
+
+def test_what_was_delivered_elsewhere_is_named(world: World) -> None:
+    """As is a file in a folder that we may not write to."""
+    delivered_and_kept(world)
+    (there,) = [path for path in world.delivered.iterdir() if GONE_UUID in content(path)]
+    data = there.read_bytes()
+    there.with_name(f".{there.name}.part").mkdir()  # no file can be written beside it
+    for _ in range(2):
+        account = erase(world)
+        assert account["delivered"] == {"lines": 1, "files": [str(there)]}
+        assert account["directories"]["lines"] == 0
+    assert there.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["a.sync", "a.sync.gz"])
+def test_lines_are_told_by_whole_ids_in_the_columns_of_ids(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    pack: Callable[[bytes], bytes] = gzip.compress if name.endswith(".gz") else bytes
+    lines = [b"gone\tother\tx\n", b"gone-2\tgone2\tgone\n", b"other\tgone\ta\n", b"o\to\to\n" * 30_000, b"last\tgone"]
+    path.write_bytes(pack(b"".join(lines)))
+    assert strike(path, {b"gone", b"nobody"}, 2) == 3
+    unpack: Callable[[bytes], bytes] = gzip.decompress if name.endswith(".gz") else bytes
+    assert unpack(path.read_bytes()) == b"".join([lines[1], lines[3]])
+    assert strike(path, {b"gone", b"nobody"}, 2) == 0
+    assert strike(path, {b"gone-2", b"o"}, 1) == 30_001
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_held_records_go_and_others_stay(world: World) -> None:
@@ -123,8 +158,7 @@ def test_an_id_of_another_data_source_is_another_id(world: World) -> None:
     account = erase(world, named(GONE))
     assert account["frozen"]["lines"] == 0  # the file of this data source has UUIDs
     account = erase(world, named(GONE, 999))
-    assert account["frozen"]["lines"] == 1
-    assert account["delivered"]["lines"] == 1
+    assert account["frozen"]["lines"] == account["directories"]["lines"] == 1
     account = erase(world, {"uuid": GONE_UUID})
     assert account["frozen"]["lines"] == 1
     assert holding(world, GONE, GONE_UUID) == set()

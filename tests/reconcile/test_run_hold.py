@@ -198,7 +198,7 @@ def test_files_go_to_another_destination(world: World) -> None:
     places = {entry.location for entry in Ledger(world.state / "ledger.db").deliveries()}
     assert places == {str(world.folder / place / name) for place in ("second", "delivered") for name in frozen(world)}
     sought = erasure.Sought({DPID: frozenset()}, frozenset({uuid(1)}))
-    assert set(erasure.find(world.settings, sought).delivered) == places
+    assert set(erasure.find(world.settings, sought).directories) == places
 
 
 def test_id_sync_files_go_out_once_more(world: World) -> None:
