@@ -6,6 +6,10 @@ import traceback
 log = logging.getLogger("idsync")
 
 
-def log_defect(error: BaseException) -> None:
+def told(error: BaseException) -> str:
     """What kind of error and where, but neither the request nor the error's own text: both may hold an ID."""
-    log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
+def log_defect(error: BaseException) -> None:
+    log.error("%s", told(error))

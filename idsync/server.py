@@ -23,11 +23,12 @@ from gunicorn.asgi.protocol import (
     _get_cached_status_line,
 )
 from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from gunicorn.workers.gasgi import ASGIWorker
 
 from idsync import access, metrics, reply
 from idsync.asgi import RAW_TARGET, Application
-from idsync.defects import log_defect
+from idsync.defects import log_defect, told
 from idsync.errors import IdsyncError
 from idsync.reply import Reply
 from idsync.service import open_service
@@ -79,6 +80,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         """Close, unless a request has begun to come in or is being answered."""
         if self._awaiting_request and not self._in_request and not self._request_ready.is_set():
             self._keepalive_timeout()
+
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        """Where the caller has left, what it had sent ahead is let go: gunicorn would ask who it was, and fail."""
+        return not self._closed and super()._feed_callback_parser(data)
 
     def _on_message_complete(self) -> None:
         self._in_request = False
@@ -141,6 +146,17 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         answer = reply.text(status, f"{phrase}\n", [*extra_headers, ("Connection", "close")])
         lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in answer.headers), "", ""]
         self._safe_write("\r\n".join(lines).encode() + answer.body)
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's, but of an error that we did not word only the kind and the place: its text may quote a request."""
+
+    def exception(self, msg: str, *arguments: Any, **options: Any) -> None:
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, IdsyncError):
+            super().exception(msg, *arguments, **options)
+        else:
+            self.error("%s", told(error))
 
 
 class _Ready(asyncio.Event):
@@ -236,6 +252,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "forwarder_headers": "",  # SCRIPT_NAME and PATH_INFO as headers would be taken from a proxy's clients
             "accesslog": None,  # targets hold IDs
             "errorlog": "-",
+            "logger_class": Log,
             "loglevel": "info",  # "debug" logs targets
             "proc_name": "idsync",
             "on_starting": self._on_starting,

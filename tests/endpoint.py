@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -46,6 +47,11 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
+
+    def abort(self) -> None:
+        """Close with a reset: what was sent and not read yet is answered to nobody."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
 
     def receive(self, method: str = "GET") -> Answer:
         with http.client.HTTPResponse(self._socket, method=method) as response:

@@ -1,9 +1,10 @@
 """A person's no, and a person's traces: on the real endpoint, its real workers and stores."""
 
 import re
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import Event
 
@@ -157,10 +158,23 @@ TARGETS = [
     *(f"/idsync.js?data_source={MARK}", f"/{MARK}", f"/healthz?{MARK}", f"/readyz?{MARK}", f"/metrics?{MARK}"),
     *(f"/robots.txt?{MARK}", f"/status?{MARK}", f"/{MARK}" + "x" * 40_000, f"http://{MARK}.example/ibs:{ID}"),
 ]
+
+
+def client_hello() -> bytes:
+    """What a browser says first where it takes the port for one with TLS; it names the host."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=f"{MARK}.example").do_handshake()
+    return sent.read()
+
+
 GARBAGE = [
-    f"{MARK} {MARK}\r\n\r\n",
-    f"GET /ibs:{ID} HTTP/9\r\n\r\n",
-    f"GET /{MARK} HTTP/1.1\r\n{MARK}\r\n\r\n",
+    client_hello(),
+    f"{MARK} {MARK}\r\n\r\n".encode(),
+    f"GET /ibs:{ID} HTTP/9\r\n\r\n".encode(),
+    f"GET /{MARK} HTTP/1.1\r\n{MARK}\r\n\r\n".encode(),
+    f"GET /{MARK} HTTP/1.1\r\nX-{MARK}: {MARK * 5_000}\r\n\r\n".encode(),
+    f"PROXY TCP4 {MARKED_ADDRESS} 192.0.2.1 1 2\r\nGET /ibs:{ID} HTTP/1.1\r\n\r\n".encode(),
 ]
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 
@@ -206,13 +220,18 @@ def test_logs_metrics_and_pages_hold_nothing_of_a_caller(marked: tuple[Path, Red
         pages += seen()
         for garbage in GARBAGE:
             with endpoint.connect() as connection:
-                connection.send(garbage.encode())
+                connection.send(garbage)
                 statuses.add(connection.receive().status)
+        for _ in range(50):
+            with endpoint.connect() as connection:
+                connection.send(f"GET /ibs:{ID} HTTP/1.1\r\nHost: {MARK}\r\n\r\n".encode() * 5)
+                connection.abort()
         stopped, output = endpoint.stop()
     assert stopped == 0
     assert {200, 204, 302, 400, 404, 405} <= statuses
     assert 500 not in statuses
     assert "calls go to the spool" in output
+    assert "Traceback" not in output
     for text in (output, *(page.decode() for page in pages)):
         assert not traces.search(text), traces.search(text)
     with closing(opened(path)) as store:

@@ -27,8 +27,27 @@ def test_options() -> None:
     assert chosen.accesslog is None
     assert chosen.forwarder_headers == []
     assert chosen.worker_class is server.Worker
+    assert chosen.logger_class is server.Log
     assert chosen.asgi_lifespan == "on"
     assert chosen.workers == 3
+
+
+def test_the_log_tells_the_text_of_our_own_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    log = server.Log(options())
+
+    def printed(error: Exception) -> str:
+        try:
+            raise error  # noqa: TRY301
+        except Exception as caught:
+            log.exception("Error handling connection: %s", caught)  # noqa: TRY401  gunicorn's own words
+        return capsys.readouterr().err
+
+    for error in (ValueError("secret-1"), UnicodeDecodeError("utf-8", b"secret-1", 0, 1, "secret-1")):
+        told = printed(error)
+        assert type(error).__name__ in told
+        assert __name__.rpartition(".")[2] in told
+        assert "secret-1" not in told
+    assert "the store is away" in printed(IdsyncError("the store is away", mend="wait"))
 
 
 def test_the_limits_of_the_file_hold() -> None:
