@@ -231,7 +231,7 @@ def test_logs_metrics_and_pages_hold_nothing_of_a_caller(marked: tuple[Path, Red
     assert {200, 204, 302, 400, 404, 405} <= statuses
     assert 500 not in statuses
     assert "calls go to the spool" in output
-    assert "Traceback" not in output
+    assert 'File "' not in output  # the place of a defect
     for text in (output, *(page.decode() for page in pages)):
         assert not traces.search(text), traces.search(text)
     with closing(opened(path)) as store:
