@@ -220,11 +220,12 @@ def _callback_faults(call: SyncCall) -> list[Fault]:
 
 def _uuid_faults(call: SyncCall) -> list[Fault]:
     faults = []
+    if call.d_mid is not None and not ids.is_uuid(call.d_mid):
+        faults.append(Fault(Outcome.ECID_INVALID, f"d_mid must be {ids.UUID_DIGITS} decimal digits"))
     if call.d_uuid is None and call.idsync_return is not None:
         faults.append(Fault(Outcome.UUID_INVALID, "the call came back from Audience Manager without d_uuid"))
-    for name, value in (("d_uuid", call.d_uuid), ("d_mid", call.d_mid)):
-        if value is not None and not ids.is_uuid(value):
-            faults.append(Fault(Outcome.UUID_INVALID, f"{name} must be {ids.UUID_DIGITS} decimal digits"))
+    if call.d_uuid is not None and not ids.is_uuid(call.d_uuid):
+        faults.append(Fault(Outcome.UUID_INVALID, f"d_uuid must be {ids.UUID_DIGITS} decimal digits"))
     return faults
 
 

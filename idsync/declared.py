@@ -75,8 +75,7 @@ def declared(
         limit = f"there are more than {MAX_IDS_PER_DATA_SOURCE} customer IDs of one data source on the call"
         faults.append(Fault(Outcome.NAMESPACE_FULL, limit))
     dropped += [each.place for each in excess]
-    if dropped:
-        faults.append(Fault(Outcome.ID_DROPPED, f"dropped for the limit: {', '.join(dropped)}"))
+    faults += [Fault(Outcome.ID_DROPPED, f"{place} is dropped for the limit") for place in dropped]
     if not good and len(given) > 1:
         faults.append(Fault(Outcome.NO_CUSTOMER_ID, "none of the customer IDs on the call can be stored"))
     return list(good.values()), faults

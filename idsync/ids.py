@@ -97,6 +97,9 @@ DEVICE_ID_SHAPES = {
     1171489: _ALPHANUMERIC,  # Vizio IFA
 }
 
+# Their integration codes, which are everybody's.
+DEVICE_ID_CODES = {"DSID_20914": 20914, "DSID_20915": 20915}
+
 _CHECKS: dict[CheckName, tuple[str, Callable[[str], bool]]] = {
     "sentinel": ("id-sentinel", placeholders.is_sentinel),
     "macro": ("id-macro", placeholders.holds_macro),

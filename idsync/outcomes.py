@@ -20,6 +20,7 @@ class Outcome(Enum):
     BOT = ("bot", 200, None)
     OPTED_OUT = ("opted-out", 200, 171)
     CONSENT_DENIED = ("consent-denied", 200, 315)
+    ECID_INVALID = ("ecid-invalid", 400, 101)
     UUID_INVALID = ("uuid-invalid", 400, 102)
     NO_CUSTOMER_ID = ("no-customer-id", 400, 104)
     REFERER_REFUSED = ("referer-refused", 400, 109)

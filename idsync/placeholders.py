@@ -22,11 +22,14 @@ _MACRO_WITHIN = re.compile(
 # These may be part of an ID, but are none by themselves.
 _MACRO_ALONE = re.compile(
     rf"""
-      \$+[!({{\[]?{_NAME}[)}}\]]?           # $UID, $(UID)
-    | \[[%$]?(?!{_GUID}\]){_NAME}[%$]?\]    # [UID], [%UID%]
-    | __(?=_*[A-Za-z])[A-Za-z0-9_.-]+__     # __UID__
+      \$+[!({{\[]?{_NAME}[)}}\]]?\$*        # $UID, $(UID), $UID$
+    | \[{{1,2}}[%$]?(?!{_GUID}\]){_NAME}[%$]?\]{{1,2}}  # [UID], [%UID%], [[UID]]
+    | __(?=_*[A-Za-z])[A-Za-z0-9_. -]+__    # __UID__
     | %{_NAME}%                             # %UID%
-    | <{_NAME}>                             # <UID>
+    | <{{1,2}}{_NAME}>{{1,2}}                   # <UID>, <<UID>>
+    | \*\|{_NAME}\|\*                        # *|UID|*
+    | \#{{1,2}}{_NAME}\#{{1,2}}                 # ##UID##
+    | @{{1,2}}{_NAME}@{{1,2}}                   # @UID@, @@UID@@
     """,
     re.VERBOSE,
 )

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from idsync.ids import DEVICE_ID_CODES
 from idsync.settings.destinations import (
     AUDIENCE_MANAGER_SUBKEY,
     AnyDestination,
@@ -68,8 +69,10 @@ class Settings(Table):
 
     @cached_property
     def sources_by_code(self) -> dict[str, DataSource]:
-        """By integration code, those that have one."""
-        return {source.integration_code: source for source in self.data_sources if source.integration_code}
+        """By integration code: the one that is set, and for Google's and Apple's device IDs also Audience Manager's."""
+        global_ = {code: self.sources_by_dpid.get(dpid) for code, dpid in DEVICE_ID_CODES.items()}
+        named = {code: source for code, source in global_.items() if source}
+        return named | {source.integration_code: source for source in self.data_sources if source.integration_code}
 
     def data_source(self, name: str) -> DataSource | None:
         return next((source for source in self.data_sources if source.name == name), None)

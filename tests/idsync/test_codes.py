@@ -106,7 +106,8 @@ def site(chosen: Settings) -> Iterator[Site]:
 
 
 ROWS: list[tuple[int, Sequence[str]]] = [
-    (102, ["dpid=12345&dpuuid=hush&d_uuid=1", f"dpid=12345&dpuuid=hush&d_mid={UUID}0"]),
+    (101, [f"dpid=12345&dpuuid=hush&d_mid={UUID}0", f"dpid=12345&dpuuid=hush&d_mid=&d_uuid={UUID}"]),
+    (102, ["dpid=12345&dpuuid=hush&d_uuid=1", f"dpid=12345&dpuuid=hush&d_uuid=&d_mid={UUID}"]),
     (104, ["", "d_uuid=" + UUID, "gdpr=0"]),
     (109, ["d_cid=600%01hush"]),
     (300, ["dpid=12345&dpuuid=hush%3A1", "dpid=12345", "d_cid=12345", "d_cid=12345%01hush%01x"]),
@@ -129,7 +130,7 @@ def test_a_call_of_bad_ids_alone(site: Site, code: int, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "query"), [(code, query) for code, queries in ROWS for query in queries if code not in {102, 104}]
+    ("code", "query"), [(code, query) for code, queries in ROWS for query in queries if code not in {101, 102, 104}]
 )
 def test_a_bad_id_among_good_ones(site: Site, code: int, query: str) -> None:
     assert site.call(f"/sync?{GOOD}&{query}") == (200, str(code))

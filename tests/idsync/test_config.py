@@ -148,6 +148,16 @@ def test_a_data_source_says_what_its_ids_must_be_like() -> None:
     assert ids.customer_id_fault("4711", source.id_rules) == ids.DEVICE_ID_SHAPE
 
 
+def test_global_device_data_sources_have_a_code_that_is_everybodys() -> None:
+    assert parse().sources_by_code == {}
+    devices = "".join(
+        f'[[data_sources]]\nname = "device-{dpid}"\ndpid = {dpid}\n{code}\n'
+        for dpid, code in ((20914, 'integration_code = "droid"'), (20915, ""), (121963, ""))
+    )
+    found = {code: source.dpid for code, source in parse(GOOD + devices).sources_by_code.items()}
+    assert found == {"DSID_20914": 20914, "droid": 20914, "DSID_20915": 20915}
+
+
 def test_an_override_of_the_dpid_is_held_against_the_format() -> None:
     text = GOOD.replace("dpid = 12345", 'dpid = 12345\nformat = "hashed-email"')
     assert "20915 is a global device data source" in faults(text, IDSYNC_DATA_SOURCES__CRM__DPID="20915")[0]

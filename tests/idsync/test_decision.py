@@ -159,7 +159,7 @@ def test_an_ecid_leads_to_the_device_and_is_no_uuid() -> None:
 @pytest.mark.parametrize("value", ["", "1", f"{UUID}0", "x" * 38])
 def test_an_ecid_is_38_digits(value: str) -> None:
     seen = take(f"{GOOD}&d_mid={value}")
-    assert (seen.outcome, seen.status, seen.headers["X-Error"]) == (Outcome.UUID_INVALID, 400, "102")
+    assert (seen.outcome, seen.status, seen.headers["X-Error"]) == (Outcome.ECID_INVALID, 400, "101")
 
 
 # --- the UUID as JSON ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from idsync.signals import Signals
 from tests.idsync.samples import NOW, settings
 
 CRM, SHOP = 12345, 777
+DEVICE = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
 
 
 def judge(query: str, signals: Signals = Signals()) -> tuple[list[tuple[int, str]], list[int | None], list[str]]:  # noqa: B008
@@ -32,6 +33,8 @@ def judge(query: str, signals: Signals = Signals()) -> tuple[list[tuple[int, str
         ("d_cid_ic=acme-crm%01a", [(CRM, "a")]),
         ("d_cid_ic=acme%20sh%C3%B6p%01a%011", [(SHOP, "a")]),
         ("d_cid=12345%01a%26b%3D%20c", [(CRM, "a&b= c")]),
+        (f"d_cid_ic=DSID_20914%01{DEVICE}", [(20914, DEVICE)]),
+        (f"d_cid_ic=DSID_20915%01{DEVICE.upper()}", [(20915, DEVICE.upper())]),
         ("d_cid=12345%01a&d_cid=777%01b", [(CRM, "a"), (SHOP, "b")]),
         ("d_cid_ic=acme-crm%01a&d_cid=777%01b&dpid=12345&dpuuid=c", [(CRM, "c"), (CRM, "a"), (SHOP, "b")]),
         ("d_cid=12345%01a&d_cid=12345%01a%011&d_cid_ic=acme-crm%01a&dpid=12345&dpuuid=a", [(CRM, "a")]),
@@ -58,6 +61,8 @@ def test_ids_that_count(query: str, expected: list[tuple[int, str]]) -> None:
         ("d_cid=%01secret", 302, "d_cid"),
         ("d_cid_ic=12345%01secret", 302, "integration code"),
         ("d_cid_ic=ACME-CRM%01secret", 302, "integration code"),
+        ("d_cid_ic=DSID_121963%01secret", 302, "integration code"),
+        (f"d_cid_ic=DSID_20915%01{DEVICE}", 312, "device ID"),
         ("d_cid_ic=%01secret", 302, "integration code"),
         ("dpuuid=secret", 302, "dpuuid is given without dpid"),
         ("dpid=12345", 300, "dpid is given without dpuuid"),
@@ -90,8 +95,8 @@ def test_three_ids_of_one_data_source() -> None:
     assert (len(good), codes) == (6, [])
     good, codes, messages = judge(f"{cids(5)}&{cids(2, SHOP)}")
     assert good == [(CRM, "id-0"), (CRM, "id-1"), (CRM, "id-2"), (SHOP, "id-0"), (SHOP, "id-1")]
-    assert codes == [310, 309]
-    assert messages[1] == "dropped for the limit: d_cid 4, d_cid 5"
+    assert codes == [310, 309, 309]
+    assert messages[1:] == ["d_cid 4 is dropped for the limit", "d_cid 5 is dropped for the limit"]
 
 
 def test_ids_that_are_not_taken_leave_room() -> None:
@@ -106,9 +111,9 @@ def test_ten_ids() -> None:
     good, codes, messages = judge(f"{query}&d_cid=20915%01AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAA0")
     assert [dpid for dpid, _ in good] == [dpid for dpid in sources[:3] for _ in range(3)]
     assert codes == [301, 309]
-    assert messages[1] == "dropped for the limit: d_cid 11"
+    assert messages[1] == "d_cid 11 is dropped for the limit"
 
 
 def test_no_number_of_ids_is_too_much() -> None:
     good, codes, _ = judge(cids(400))
-    assert (len(good), codes) == (3, [301, 310, 309])
+    assert (len(good), codes) == (3, [301, 310, *[309] * 397])

@@ -41,6 +41,7 @@ REFUSED = {
         $UID  ${UID}  ${user.id}  ${}  crm-${UID}  ${UID}-7  [UID]  [user_id]  [%UID%]  $[UID]  {{UID}}  {{ user.id }}
         x{{crm id}}y  %%UID%%  %%PATTERN 7%%  a%%UID%%  __UID__  __user.id__  {UID}  {user_id}  #{uid}  {uid}7  <UID>
         <%= uid %>  %UID%  $(UID)  $!{uid}  $uid  ${UID  {{UID}  __DEVICE_ID__  %%DEVICE_ID%%  [USER ID]
+        $UID$  $$user.id$$  [[UID]]  <<UID>>  *|UID|*  ##UID##  #UID#  @UID@  @@user_id@@  __USER ID__
         %24%7BUID%7D  %7B%7BUID%7D%7D  %25%25UID%25%25  %5BUID%5D  %2524%257BUID%257D  %5F%5FUID%5F%5F
     """),
     "id-email": [
@@ -90,6 +91,7 @@ HARMLESS = [
         @john  john@  john@home  7@shop  7@7  id@v1.2  a@b.c  @example.com  user @ example.com  john(at)example.com
         5DC5123F5245B1D20A490D46@AdobeOrg  $2b$10$N9qo8uLOickgx2ZMRZoMye  $5  US$5  $  $$  {}  {  a{b  []  [7]
         items[0]  {7}  user[id]  ${  {{  {UID  [UID  %%  %%UID  %  100%  %UI  50%UID  a%20b  %zz  <  <7>  a<b>c
+        #7  ##7##  #tag  US$5$  *7*  |7|  @user  @7@  [[7]]
         Ж  Köln-7  用户42  a b  GA1.2.1234567890.1234567890  2132-3423vn-343fds-3432r
     """),
     *("é" * 256, "x" * 512, "7" * 512, " a", "\u0664\u0661\u0665-\u0665\u0665\u0665-\u0662\u0666\u0667\u0661"),

@@ -164,7 +164,7 @@ def test_bad_ids_are_told_and_the_others_go_on(site: Site) -> None:
     [
         ("d_cid=999%01x", "302"),
         ("d_uuid=1", "102"),
-        ("d_mid=x", "102"),
+        ("d_mid=x", "101"),
         ("d_cid=12345%01%FF", "311"),
         ("dpid=12345", "300"),
     ],
