@@ -216,16 +216,16 @@ def test_logs_metrics_and_pages_hold_nothing_of_a_caller(marked: tuple[Path, Red
         server.start()
         with closing(open_spool(config.load(path))) as spool:
             wait_until(lambda: spool.waiting(0)[0] == 0, "the spool to empty")
+        for _ in range(50):
+            with endpoint.connect() as connection:
+                connection.send(f"GET /ibs:{ID} HTTP/1.1\r\nHost: {MARK}\r\n\r\n".encode() * 5)
+                connection.abort()
         statuses |= drive()
         pages += seen()
         for garbage in GARBAGE:
             with endpoint.connect() as connection:
                 connection.send(garbage)
                 statuses.add(connection.receive().status)
-        for _ in range(50):
-            with endpoint.connect() as connection:
-                connection.send(f"GET /ibs:{ID} HTTP/1.1\r\nHost: {MARK}\r\n\r\n".encode() * 5)
-                connection.abort()
         stopped, output = endpoint.stop()
     assert stopped == 0
     assert {200, 204, 302, 400, 404, 405} <= statuses
