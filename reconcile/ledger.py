@@ -2,14 +2,14 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS runs (
         run TEXT PRIMARY KEY, feed TEXT NOT NULL, timestamp INTEGER NOT NULL UNIQUE, state TEXT NOT NULL,
@@ -17,6 +17,9 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS inputs (
         feed TEXT NOT NULL, sha256 TEXT NOT NULL, path TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs,
         PRIMARY KEY (feed, sha256)) STRICT;
+    CREATE TABLE IF NOT EXISTS places (
+        feed TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs,
+        PRIMARY KEY (feed, path)) STRICT;
     CREATE TABLE IF NOT EXISTS files (
         name TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
         lines INTEGER NOT NULL, location TEXT NOT NULL) STRICT;
@@ -25,6 +28,11 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS redeliveries (
         name TEXT NOT NULL REFERENCES files, destination TEXT NOT NULL, location TEXT NOT NULL, at INTEGER NOT NULL)
         STRICT;
+"""
+# `places` came with version 4
+_FILLED = """
+    INSERT OR REPLACE INTO places
+        SELECT inputs.feed, path, sha256, run FROM inputs JOIN runs USING (run) ORDER BY timestamp;
 """
 
 
@@ -66,6 +74,31 @@ class Ledger:
                     found[digest] = str(row[0])
         return found
 
+    def places(self, feed: str) -> dict[str, str]:
+        """What each input of this feed, by path or URL, held when it was last delivered: its SHA-256."""
+        if not self._path.exists():
+            return {}
+        with self._transaction() as db:
+            return dict(db.execute("SELECT path, sha256 FROM places WHERE feed = ?", (feed,)).fetchall())
+
+    def latest(self, feed: str) -> tuple[str, list[str]]:
+        """The last run that delivered inputs, and the SHA-256 of each, in order; nothing where there was none."""
+        if not self._path.exists():
+            return "", []
+        query = (
+            "SELECT run, summary FROM runs WHERE feed = ? AND state = 'delivered'"
+            " AND json_array_length(summary, '$.inputs') > 0 ORDER BY timestamp DESC LIMIT 1"
+        )
+        with self._transaction() as db:
+            row = db.execute(query, (feed,)).fetchone()
+        return (str(row[0]), [file["sha256"] for file in json.loads(row[1])["inputs"]]) if row else ("", [])
+
+    def keep_copies(self, feed: str, run: str, copies: Mapping[str, str]) -> None:
+        """Record inputs, by path or URL, that hold what this run has delivered: their SHA-256."""
+        with self._transaction() as db:
+            rows = [(feed, path, sha256, run) for path, sha256 in copies.items()]
+            db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", rows)
+
     def close(self, run: str, state: str, summary: dict[str, Any]) -> None:
         """Record how a run ended. For `delivered` its inputs and files count as done, all at once. Can be repeated."""
         with self._transaction() as db:
@@ -75,6 +108,10 @@ class Ledger:
             if state == "delivered":
                 inputs = [(summary["feed"], file["sha256"], file["path"], run) for file in summary["inputs"]]
                 db.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?)", inputs)
+                copies = [(path, file["sha256"]) for file in summary["inputs"] for path in file.get("copies", ())]
+                places = [(summary["feed"], path, sha256, run) for _, sha256, path, _ in inputs]
+                places += [(summary["feed"], path, sha256, run) for path, sha256 in copies]
+                db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", places)
                 columns = ("sha256", "bytes", "lines", "location")
                 files = [(file["name"], run, *(file[column] for column in columns)) for file in summary["files"]]
                 db.executemany("INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?, ?, ?)", files)
@@ -138,7 +175,7 @@ class Ledger:
         """Every input that this feed has delivered, by path or URL, and when the last run with it began, in seconds."""
         if not self._path.exists():
             return {}
-        query = "SELECT path, max(timestamp) FROM inputs JOIN runs USING (run) WHERE inputs.feed = ? GROUP BY path"
+        query = "SELECT path, timestamp FROM places JOIN runs USING (run) WHERE places.feed = ?"
         with self._transaction() as db:
             return dict(db.execute(query, (feed,)).fetchall())
 
@@ -187,4 +224,4 @@ class Ledger:
         if version > _VERSION:
             raise StoreMisconfigured(f"ledger {self._path}: written by a newer version", mend="upgrade this program")
         if version < _VERSION:
-            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_FILLED} PRAGMA user_version = {_VERSION}; COMMIT")

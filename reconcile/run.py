@@ -4,8 +4,8 @@
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from reconcile import (
     durable,
     encryption,
     inputs,
+    known,
     preview,
     retention,
     room,
@@ -31,6 +32,7 @@ from reconcile.encryption import Recipient
 from reconcile.feed import Plan, file_name, plan
 from reconcile.inputs import Gathered, Input
 from reconcile.join import Clock, Join
+from reconcile.known import Judged
 from reconcile.lock import Tenure, sole
 from reconcile.progress import Meter
 from reconcile.shipment import Account, Shipment, entries
@@ -133,12 +135,16 @@ class Job:
             return self._run(gathered, hold=hold or self.state.next_on_hold.exists())
 
     def _run(self, gathered: Gathered, *, hold: bool) -> Summary:
-        sources, passed_over = self._new(gathered)
+        judged, passed_over = self._judge(gathered)
+        sources = judged.fresh
+        later = {source.sha256 for source in sources}
+        if said := {path: sha256 for path, sha256 in judged.copies.items() if sha256 not in later}:
+            self._ledger.keep_copies(self._feed.name, self._ledger.latest(self._feed.name)[0], said)
         if not sources and not self.state.held.exists() and not (self._feed.changes_only and self.state.sent.exists()):
             return self._summary(status="nothing-to-do", **passed_over)
         self._check_room(sources)
         summary = self._summary(**passed_over)
-        summary.inputs = [{"path": source.name, "sha256": source.sha256} for source in sources]
+        summary.inputs = [_told(source, judged) for source in sources]
         folder, timestamp = self.shipment.begin(summary, on_hold=hold)
         with self.shipment.freezing(folder, summary):
             self._write(folder, timestamp, sources, summary)
@@ -158,9 +164,10 @@ class Job:
     def rehearse(self, limit: int = 0, sample: int = 0) -> tuple[Summary, list[preview.Shown]]:
         """All of a run but its traces: the same figures, nothing written but scratch files that go at the end."""
         with TemporaryDirectory(prefix="reconcile-") as scratch, self._gathered(Path(scratch) / "copies") as gathered:
-            sources, passed_over = self._new(gathered)
+            judged, passed_over = self._judge(gathered)
+            sources = judged.fresh
             summary = self._summary(status="dry-run", planned_at=self._now(), limit=limit, **passed_over)
-            summary.inputs = [{"path": source.name, "sha256": source.sha256} for source in sources]
+            summary.inputs = [_told(source, judged) for source in sources]
             with self._join.engine(Path(scratch)) as engine:
                 schema, fates = engine.schema, self._join.run(engine, sources, summary, _Nowhere())
                 found = self._aftermath.look(engine, fates, Path(scratch), thorough=self._engine == "duckdb")
@@ -173,22 +180,28 @@ class Job:
     # --- its steps -------------------------------------------------------------------------------------------------
 
     def _gathered(self, copies: Path, memory: Path | None = None) -> AbstractContextManager[Gathered]:
-        known = partial(self._ledger.known, self._feed.name)
         return inputs.gather(
-            self._feed, copies, self._now(), self._meter, known=known, memory=memory, since=self._since
+            self._feed, copies, self._now(), self._meter, known=self._known, memory=memory, since=self._since
         )
 
-    def _new(self, gathered: Gathered) -> tuple[list[Input], dict[str, Any]]:
-        """Files with content that no run of this feed has delivered; and how many were passed over, and why."""
-        found: dict[str, Input] = {}
-        for source in gathered.sources:
-            found.setdefault(source.sha256, source)
-        known = self._ledger.known(self._feed.name, found) if found else {}
-        fresh = [source for source in found.values() if source.sha256 not in known]
+    def _known(self, found: Mapping[str, str]) -> set[str]:
+        """Those of these inputs, name and SHA-256, that are surely known."""
+        if self._feed.changes_only:
+            return {name for name, sha256 in self._ledger.places(self._feed.name).items() if found.get(name) == sha256}
+        delivered = self._ledger.known(self._feed.name, found.values())
+        return {name for name, sha256 in found.items() if sha256 in delivered}
+
+    def _judge(self, gathered: Gathered) -> tuple[Judged, dict[str, Any]]:
+        """The files that are to be read; and how many were passed over, and why."""
+        sources, name = gathered.sources, self._feed.name
+        if self._feed.changes_only:
+            judged = known.by_place(sources, self._ledger.places(name), self._ledger.latest(name)[1])
+        else:
+            judged = known.by_content(sources, self._ledger.known(name, [source.sha256 for source in sources]))
         unfinished = gathered.unfinished + gathered.unsettled
-        known_inputs = len(gathered.sources) - len(fresh)
+        known_inputs = len(sources) - len(judged.fresh)
         passed_over = {"known_inputs": known_inputs, "unfinished_inputs": unfinished, "older_inputs": gathered.older}
-        return fresh, passed_over
+        return judged, passed_over
 
     def _check_room(self, sources: list[Input]) -> None:
         limits = self._settings.reconcile
@@ -231,9 +244,9 @@ class Job:
 
     def _summary(self, *, status: str = "planned", **figures: object) -> Summary:
         feed = self._feed
-        known = {"feed": feed.name, "data_source": feed.data_source, "destination": feed.destination}
+        names = {"feed": feed.name, "data_source": feed.data_source, "destination": feed.destination}
         figures = {"dpid": self._plan.dpid, "unmatched_policy": feed.unmatched, **figures}
-        return Summary(**known, status=status, **figures)  # type: ignore[arg-type]
+        return Summary(**names, status=status, **figures)  # type: ignore[arg-type]
 
 
 def resolve(settings: Settings, feed_name: str) -> tuple[Feed, DataSource, Destination]:
@@ -246,6 +259,12 @@ def resolve(settings: Settings, feed_name: str) -> tuple[Feed, DataSource, Desti
     if source is None or destination is None:
         raise UsageError(f'feed "{feed_name}" refers to what is not there', mend="check the configuration")
     return feed, source, destination
+
+
+def _told(source: Input, judged: Judged) -> dict[str, Any]:
+    """An input, with the names of others of the same content, for the ledger."""
+    copies = [name for name, sha256 in judged.copies.items() if sha256 == source.sha256]
+    return {"path": source.name, "sha256": source.sha256} | ({"copies": copies} if copies else {})
 
 
 class _Nowhere:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,7 +92,7 @@ def gather(
     now: int,
     meter: Meter,
     *,
-    known: Callable[[Iterable[str]], Collection[str]],
+    known: Callable[[Mapping[str, str]], Collection[str]],
     memory: Path | None = None,
     since: int = 0,
 ) -> Iterator[Gathered]:
@@ -100,8 +100,8 @@ def gather(
     over.
 
     `copies` is a folder of the run's own for what is brought from elsewhere; it goes at the end, and what a killed
-    process left there goes first. `known` tells which content, by its SHA-256, needs no copy, and `memory` is a file
-    that keeps the SHA-256 of objects from run to run; None: nothing is kept.
+    process left there goes first. `known` tells which objects, given by name with their SHA-256, need no copy, and
+    `memory` is a file that keeps the SHA-256 of objects from run to run; None: nothing is kept.
     """
     _clear(copies)
     try:
@@ -130,7 +130,7 @@ def _from_bucket(
     copies: Path,
     meter: Meter,
     *,
-    known: Callable[[Iterable[str]], Collection[str]],
+    known: Callable[[Mapping[str, str]], Collection[str]],
     memory: Memory,
     since: int,
 ) -> Gathered:
@@ -138,14 +138,14 @@ def _from_bucket(
     listed = bucket.objects()
     finished = [entry for entry in listed if not is_unfinished(entry.key.rpartition("/")[2])]
     remembered = {entry: sha256 for entry in finished if (sha256 := memory.sha256(entry))}
-    needless = known(remembered.values())
+    needless = known({entry.url: sha256 for entry, sha256 in remembered.items()})
     wanted = [entry for entry in finished if not since or entry.modified_ms >= since]
     step = meter.step("fetching inputs", len(wanted))
     sources: dict[RemoteObject, Input] = {}
     for number, entry in enumerate(_counted(wanted, step)):
         # under its own name, which tells the format
         path = copies / str(number) / entry.key.rpartition("/")[2]
-        if remembered.get(entry) in needless:
+        if entry.url in needless:
             sources[entry] = Input(path, remembered[entry], (0, 0, 0), layout, entry.url)
             continue
         path.parent.mkdir(parents=True)

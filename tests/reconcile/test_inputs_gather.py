@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +17,7 @@ from idsync.settings import Feed
 from reconcile import inputs
 from reconcile.errors import InputChanging, InputUnavailable
 from reconcile.feed import Plan
-from reconcile.inputs import Gathered, remote
+from reconcile.inputs import Gathered, bucket
 from reconcile.inputs.bucket import Bucket
 from reconcile.inputs.remote import RemoteObject
 from reconcile.progress import Meter
@@ -34,8 +34,8 @@ def feed(pattern: str, **changes: Any) -> Feed:
 
 @contextmanager
 def gather(folder: Path, which: Feed, *, known: Iterable[str] = ()) -> Iterator[Gathered]:
-    def those(digests: Iterable[str]) -> set[str]:
-        return set(digests) & set(known)
+    def those(found: Mapping[str, str]) -> set[str]:
+        return {name for name, sha256 in found.items() if sha256 in set(known)}
 
     with inputs.gather(which, folder / "copies", NOW, Meter(), known=those, memory=folder / "state" / "m") as gathered:
         yield gathered
@@ -148,7 +148,7 @@ def test_objects_are_found_by_pattern_copied_and_read(inbox: Inbox, tmp_path: Pa
 
 
 def test_objects_beyond_the_first_page_are_found(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAGE_KEYS", 2)
+    monkeypatch.setattr(bucket, "PAGE_KEYS", 2)
     inbox.put(**{f"in/{number}.csv": b"id,a\n1,x\n" for number in range(5)})
     assert [found.key for found in Bucket(inbox.feed("in/*.csv")).objects()] == [f"in/{at}.csv" for at in range(5)]
 
@@ -267,7 +267,7 @@ def server(status: int, code: str = "", body: bytes = b"", length: int | None = 
 def test_what_a_server_can_do_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any], error: type[Exception], told: str
 ) -> None:
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(bucket, "ATTEMPTS", 1)
     with server(**answer) as url:
         which = feed("s3://inbox/*", inputs_endpoint_url=url, inputs_region="us-east-1")
         with pytest.raises(error, match=told) as caught, gather(tmp_path, which):
@@ -277,7 +277,7 @@ def test_what_a_server_can_do_wrong(
 
 
 def test_a_server_that_is_away_may_be_back_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(bucket, "ATTEMPTS", 1)
     with server(200) as url:
         pass
     with pytest.raises(InputUnavailable, match="run again later"):

@@ -38,6 +38,26 @@ def test_a_run_over_objects_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (again.status, again.known_inputs) == ("nothing-to-do", 1)
 
 
+def test_an_object_may_say_again_what_an_earlier_one_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    elsewhere = samples.TEMPLATE.replace('inputs = "inbox/*"', 'inputs = "s3://again/*"')
+    monkeypatch.setattr(samples, "TEMPLATE", elsewhere)
+    with moto_s3() as url:
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket="again")
+        feed = 'trait_columns = ["traits"]\ninputs_region = "us-east-1"\n'
+        world = World(tmp_path, f'{feed}inputs_endpoint_url = "{url}"\n', changes={})
+        world.sync(("c1", uuid(1)))
+        for key, trait in (("1.csv", 24), ("2.csv", 25), ("3.csv", 24), ("4.csv", 24)):
+            client.put_object(Bucket="again", Key=key, Body=f"id,traits\nc1,{trait}\n".encode())
+            world.now += 60_000
+            world.run()
+        assert (world.last.status, world.last.known_inputs) == ("nothing-to-do", 4)
+        added, *changed = (line.partition("\t")[2] for line in world.lines())
+        assert (added, changed) == ("d_sid=24\n", ["d_sid=25,d_unsid=24\n", "d_sid=24,d_unsid=25\n"])
+
+
 def test_files_that_are_still_being_written_wait(tmp_path: Path) -> None:
     world = World(tmp_path, 'signals = ["gender"]\nsettle_seconds = 60\n')
     path = world.put("a.csv", [("c1", "f", "", "")])

@@ -1,0 +1,42 @@
+"""Which inputs are new to a feed, and which are known. Pure.
+
+What was delivered once is passed over, under whatever name: the file came twice. A feed that sends only changes can't
+judge so: what an export said once may be true again after another said something else, to the byte. There a file is
+known while it holds what it held when it was delivered. One that is new is a copy if it says what was delivered last:
+to read it could change nothing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from reconcile.inputs import Input
+
+
+class Judged(NamedTuple):
+    """`fresh` inputs are to be read, in order; `copies`, by name, have the content (SHA-256) of one of them, or of the
+    last delivery."""
+
+    fresh: list[Input]
+    copies: dict[str, str]
+
+
+def by_content(sources: Sequence[Input], delivered: Collection[str]) -> Judged:
+    """`delivered`: all content that was. Of several with one content the first is read."""
+    first: dict[str, Input] = {}
+    for source in sources:
+        first.setdefault(source.sha256, source)
+    return Judged([source for source in first.values() if source.sha256 not in delivered], {})
+
+
+def by_place(sources: Sequence[Input], places: Mapping[str, str], latest: Sequence[str]) -> Judged:
+    """`places`: what each input, by name, held when it was last delivered. `latest`: the content of the last delivery,
+    in order. Of several with one content the last is read, since it has the last word.
+    """
+    new = [source for source in sources if places.get(source.name) != source.sha256]
+    told = [source.sha256 for source in new]
+    ends = (count for count in range(min(len(told), len(latest)), 0, -1) if told[:count] == [*latest[-count:]])
+    known = next(ends, 0)
+    last = {source.sha256: source for source in new[known:]}
+    fresh = [source for source in new[known:] if last[source.sha256] is source]
+    names = {source.name for source in fresh}
+    return Judged(fresh, {source.name: source.sha256 for source in new if source.name not in names})
