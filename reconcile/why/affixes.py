@@ -12,7 +12,9 @@ MAX_CANDIDATES = 8  # of each kind
 _MAX_COMMON = 8
 _MAX_OF_BOTH_ENDS = 4
 MAX_FOUND = 5
-MIN_IDS = 2  # one ID is no pattern
+MIN_IDS = 2  # one ID is no pattern; but of FEW it counts where all else is the same
+FEW = 100
+_MIN_CORE = 3
 MIN_SHARE = 0.01
 _MIN_SHARE_WITHIN = 0.5  # see `Affix.is_natural`
 _MAX_LENGTH = 32
@@ -81,6 +83,24 @@ def candidates(records: Sequence[str], mappings: Sequence[str]) -> list[Affix]:
     return list(dict.fromkeys(found))
 
 
+def telling(records: Sequence[str], mappings: Sequence[str]) -> list[Affix]:
+    """Natural prefixes and suffixes by which an ID of a record differs from that of a mapping, even if it is the only
+    one; nothing where there are more records than FEW.
+    """
+    if len(records) > FEW:
+        return []
+    ends = [
+        *(Affix(record_prefix=end) for end in _parting(records, mappings)),
+        *(Affix(mapping_prefix=end) for end in _parting(mappings, records)),
+    ]
+    backwards = [[text[::-1] for text in texts] for texts in (records, mappings)]
+    ends += [
+        *(Affix(record_suffix=end[::-1]) for end in _parting(*backwards)),
+        *(Affix(mapping_suffix=end[::-1]) for end in _parting(*reversed(backwards))),
+    ]
+    return list(dict.fromkeys(ends))
+
+
 def choose(hits: Mapping[Affix, set[str]], tried: Iterable[str]) -> list[Affix]:
     """Those that explain most of the IDs tried, each by what those before it leave over; the shorter of equals."""
     texts = list(tried)
@@ -89,7 +109,7 @@ def choose(hits: Mapping[Affix, set[str]], tried: Iterable[str]) -> list[Affix]:
     while left and len(chosen) < MAX_FOUND:
         best = min(left, key=lambda affix: (-len(left[affix]), sum(map(len, affix)), affix))
         explained = left.pop(best)
-        if len(explained) < MIN_IDS:
+        if len(explained) < _fewest(texts):
             break
         chosen.append(best)
         left = {affix: ids - explained for affix, ids in left.items()}
@@ -98,8 +118,22 @@ def choose(hits: Mapping[Affix, set[str]], tried: Iterable[str]) -> list[Affix]:
 
 def _least(affix: Affix, ids: set[str], texts: Sequence[str]) -> float:
     fitting = sum(map(affix.fits, texts))
-    natural = all(map(affix.is_natural, ids))
-    return max(MIN_IDS, (MIN_SHARE if natural else _MIN_SHARE_WITHIN) * fitting)
+    if all(map(affix.is_natural, ids)):
+        return max(_fewest(texts), MIN_SHARE * fitting)
+    return max(MIN_IDS, _MIN_SHARE_WITHIN * fitting)
+
+
+def _fewest(texts: Sequence[str]) -> int:
+    return 1 if len(texts) <= FEW else MIN_IDS
+
+
+def _parting(longer: Sequence[str], shorter: Sequence[str]) -> Iterator[str]:
+    """Natural prefixes that a text of the one side has before one of the other."""
+    known = {text for text in shorter if len(text) >= _MIN_CORE}
+    for text in longer:
+        for prefix in _natural_prefixes(text):
+            if text[len(prefix) :] in known:
+                yield prefix
 
 
 def _pairs(ours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -196,7 +196,8 @@ class _Search:
 
     def _compare_affixes(self, customers: Customers) -> None:
         tried = list(self._left)[:_AFFIX_RECORDS]
-        possible = affixes.candidates(tried, customers.some(_AFFIX_MAPPINGS)) if tried else []
+        known = customers.some(_AFFIX_MAPPINGS) if tried else []
+        possible = list(dict.fromkeys([*affixes.candidates(tried, known), *affixes.telling(tried, known)]))
         hits: defaultdict[Affix, set[str]] = defaultdict(set)
         for affix, customer_id, _, _ in _affixed(customers, tried, possible):
             hits[affix].add(customer_id)

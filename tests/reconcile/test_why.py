@@ -463,8 +463,30 @@ def test_a_match_by_chance_is_no_prefix(tmp_path: Path) -> None:
     records = [str(number) for number in range(11_000, 20_000, 7)]
     assert 0.05 < sum(record[1:] in map(str, range(1000, 10_000, 10)) for record in records) / len(records) < 0.2
     assert counted(look(there, records)) == {}
-    found = look(there, ["A-1000", *(f"nobody{number}" for number in range(50))])
+    found = look(there, ["A-1000", *(f"nobody{number}" for number in range(100))])
     assert counted(found) == {}  # one ID is no pattern
+
+
+@pytest.mark.parametrize(
+    ("record", "mapping", "affix"),
+    [
+        ("1000", "CRM-1000", Affix(mapping_prefix="CRM-")),
+        ("CRM-1000", "1000", Affix(record_prefix="CRM-")),
+        ("u1000", "1000", Affix(record_prefix="u")),
+        ("1000", "1000@de", Affix(mapping_suffix="@de")),
+        ("1000.0", "1000", Affix(record_suffix=".0")),
+        ("a-zz", "zz", None),  # what they share is too short
+        ("11000", "1000", None),  # numbers lie close together
+    ],
+)
+def test_of_a_few_records_the_only_one_that_lacks_a_prefix_counts(
+    tmp_path: Path, record: str, mapping: str, affix: Affix | None
+) -> None:
+    there = world(tmp_path)
+    know(there, mapping, "zoe", "17-xy")
+    found = look(there, [record, *(f"nobody{number}" for number in range(99))])
+    assert [finding.affix for finding in found.findings] == [affix] * (affix is not None)
+    assert counted(found) == ({"affix": 1} if affix else {})
 
 
 def test_an_affix_is_chosen_for_what_others_leave_over() -> None:
@@ -472,6 +494,7 @@ def test_an_affix_is_chosen_for_what_others_leave_over() -> None:
     tried = ["a-b-1", "a-b-2", "a-b-3", "c-1", "c-2"]
     hits = {second: {"a-b-2", "a-b-3"}, third: {"c-1", "c-2"}, first: {"a-b-1", "a-b-2", "a-b-3"}}
     assert affixes.choose(hits, tried) == [first, third]
+    tried += [f"{number}" for number in range(100)]
     assert affixes.choose({first: {"a-b-1", "a-b-2"}, third: {"a-b-2", "c-1"}}, tried) == [first]
 
 
