@@ -2,6 +2,7 @@
 
     <state_dir>/ledger.db                    what was read and delivered, of all feeds
                 locks/<feed>.lock            held while a run is under way
+                hold/<feed>                  the next run is to wait for `release`, as the one withdrawn was
                 held/<feed>.parquet          records that wait for their ID to be synced
                 sent/<feed>.parquet          what was sent last, of feeds that send only changes
                 runs/<run>/plan.json         planned: inputs, name, time

@@ -5,6 +5,7 @@ hold; looked for in every byte.
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ DEVICE = "31415926535897932384626433832795028841"
 SHOPPER = "shopper-4711-wanted"
 REFUSED = "wanted:4711"  # no ID, so it is among the rejects alone
 EMAIL = "wanted-4711@example.com"
+README = Path(__file__).parent.parent.parent / "README.md"
+MARKS = {"locks", "hold"}  # empty files
 FEEDS = """
 [[feeds]]
 name = "by-customer"
@@ -141,6 +144,13 @@ def traces(folder: Path, server: RedisServer | None, sought: Sequence[bytes]) ->
     return [place for place, content in all_bytes(folder, server).items() if any(each in content for each in sought)]
 
 
+def kept_places() -> set[str]:
+    """What of the job's folder the README tells of, but for what this test has no feeds for."""
+    table = README.read_text().split("## What is stored where", 1)[1].split("\n\n## ", 1)[0]
+    others = {"copies", "objects", "health.json", ".dry-run-"}
+    return set(re.findall(r"`state_dir/([\w.-]+)", table)) - others
+
+
 def test_nothing_of_a_person_is_left(site: tuple[Path, RedisServer | None]) -> None:
     path, server = site
     var = path.parent / "var"
@@ -192,8 +202,8 @@ def test_nothing_of_a_person_is_left(site: tuple[Path, RedisServer | None]) -> N
             assert traces(var, server, sought) == []
         answer = endpoint.get(f"/ibs:dpid=12345&dpuuid={PERSON}&d_uuid={1:038}")
         assert answer.header("X-Error") == "171"
-        endpoint.stop()
     assert traces(var, server, sought) == []
+    assert {path.name for path in (var / "reconcile").iterdir()} - MARKS == kept_places()
     (inbox / "b.csv").write_text(f"id,tier\n{PERSON},silver\nother-1,silver\n{LATER},silver\n")
     told = reconcile("run", "by-device", "--config", path)
     assert (told["matched"], told["held"], told["reasons"]) == (1, 0, {"opted-out": 2})
