@@ -53,8 +53,9 @@ TOLD = {
 }
 
 
-def route(statuses: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
-    named = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in parameters]
+def route(statuses: dict[str, Any], parameters: list[str], *, in_path: tuple[str, ...] = ()) -> dict[str, Any]:
+    named: list[dict[str, Any]] = [{"name": name, "in": "query", **TEXT} for name in parameters]
+    named += [{"name": name, "in": "path", "required": True, **TEXT} for name in in_path]
     headers = [{"name": name, "in": "header", "schema": {"type": "string"}} for name in ("Cookie", "Referer", "Origin")]
     return {"get": {"parameters": named + headers, "responses": statuses}}
 
@@ -88,6 +89,12 @@ SCHEMA = schemathesis.openapi.from_dict(
                 path: route({"200": TOLD, "302": {"description": "sent on"}, "400": JSON}, PARAMETERS)
                 for path in ("/sync", "/event", "/id")
             },
+            "/ibs:dpid=12345&dpuuid={dpuuid}&redir=https%3A%2F%2Fdpm.demdex.net%2F%3Fu%3D%24%7BDD_UUID%7D": route(
+                {"302": {"description": "sent on"}, "400": JSON}, [], in_path=("dpuuid",)
+            ),
+            "/ibs:d_cid=12345%01{customer_id}&d_cid_ic=acme-crm%01{other}&d_rtbd={form}": route(
+                {"200": TOLD, "400": JSON}, [], in_path=("customer_id", "other", "form")
+            ),
             **{
                 path: route({"200": OPT_OUT, "302": {"description": "sent on"}, "400": JSON}, PARAMETERS)
                 for path in ("/demoptout", "/demoptout.jpg")
