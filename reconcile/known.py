@@ -1,9 +1,9 @@
 """Which inputs are new to a feed, and which are known. Pure.
 
-What was delivered once is passed over, under whatever name: the file came twice. A feed that sends only changes can't
-judge so: what an export said once may be true again after another said something else, to the byte. There a file is
-known while it holds what it held when it was delivered. One that is new is a copy if it says what was delivered last:
-to read it could change nothing.
+What was delivered once is passed over, under whatever name: the file came twice. But not where the very file held
+something else meanwhile, since then it says so anew. A feed that sends only changes asks for more: what an export said
+once may be true again after another said something else, to the byte. There a file is known while it holds what it held
+when it was delivered. One that is new is a copy if it says what was delivered last: to read it could change nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,12 +20,13 @@ class Judged(NamedTuple):
     copies: dict[str, str]
 
 
-def by_content(sources: Sequence[Input], delivered: Collection[str]) -> Judged:
-    """`delivered`: all content that was. Of several with one content the first is read."""
+def by_content(sources: Sequence[Input], places: Mapping[str, str], delivered: Collection[str]) -> Judged:
+    """`places` as below; `delivered`: all content that ever was. Of several with one content the first is read."""
     first: dict[str, Input] = {}
     for source in sources:
-        first.setdefault(source.sha256, source)
-    return Judged([source for source in first.values() if source.sha256 not in delivered], {})
+        if source.sha256 not in delivered or places.get(source.name, source.sha256) != source.sha256:
+            first.setdefault(source.sha256, source)
+    return Judged(list(first.values()), {})
 
 
 def by_place(sources: Sequence[Input], places: Mapping[str, str], latest: Sequence[str]) -> Judged:

@@ -185,19 +185,22 @@ class Job:
         )
 
     def _known(self, found: Mapping[str, str]) -> set[str]:
-        """Those of these inputs, name and SHA-256, that are surely known."""
+        """Those of these inputs, by name with their SHA-256, that are surely known."""
+        name, places = self._feed.name, self._ledger.places(self._feed.name)
+        untouched = {path for path, sha256 in found.items() if places.get(path) == sha256}
         if self._feed.changes_only:
-            return {name for name, sha256 in self._ledger.places(self._feed.name).items() if found.get(name) == sha256}
-        delivered = self._ledger.known(self._feed.name, found.values())
-        return {name for name, sha256 in found.items() if sha256 in delivered}
+            return untouched
+        delivered = self._ledger.known(name, found.values())
+        return untouched | {path for path, sha256 in found.items() if path not in places and sha256 in delivered}
 
     def _judge(self, gathered: Gathered) -> tuple[Judged, dict[str, Any]]:
         """The files that are to be read; and how many were passed over, and why."""
         sources, name = gathered.sources, self._feed.name
+        places = self._ledger.places(name)
         if self._feed.changes_only:
-            judged = known.by_place(sources, self._ledger.places(name), self._ledger.latest(name)[1])
+            judged = known.by_place(sources, places, self._ledger.latest(name)[1])
         else:
-            judged = known.by_content(sources, self._ledger.known(name, [source.sha256 for source in sources]))
+            judged = known.by_content(sources, places, self._ledger.known(name, [one.sha256 for one in sources]))
         unfinished = gathered.unfinished + gathered.unsettled
         known_inputs = len(sources) - len(judged.fresh)
         passed_over = {"known_inputs": known_inputs, "unfinished_inputs": unfinished, "older_inputs": gathered.older}

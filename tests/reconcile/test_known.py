@@ -20,17 +20,21 @@ def sources(text: str) -> list[Input]:
 
 
 @pytest.mark.parametrize(
-    ("found", "delivered", "fresh"),
+    ("found", "places", "delivered", "fresh"),
     [
-        ("aX bY", "", "aX bY"),
-        ("aX bX cY", "", "aX cY"),
-        ("aX bY cX", "X", "bY"),
-        ("aX bY", "XYZ", ""),
-        ("", "X", ""),
+        ("aX bY", "", "", "aX bY"),
+        ("aX bX cY", "", "", "aX cY"),
+        ("aX bY cX", "aX", "X", "bY"),
+        ("aX bY", "", "XYZ", ""),
+        ("aX cX", "aX bY", "XY", ""),
+        ("aX", "aY", "XY", "aX"),  # it held something else meanwhile
+        ("aX bX", "aX bY", "XY", "bX"),
+        ("", "aX", "X", ""),
     ],
 )
-def test_any_content_that_was_delivered_is_known(found: str, delivered: str, fresh: str) -> None:
-    assert known.by_content(sources(found), delivered) == (sources(fresh), {})
+def test_any_content_that_was_delivered_is_known(found: str, places: str, delivered: str, fresh: str) -> None:
+    held = {source.name: source.sha256 for source in sources(places)}
+    assert known.by_content(sources(found), held, delivered) == (sources(fresh), {})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,17 @@ def test_an_export_that_says_again_what_an_earlier_one_did_is_read(tmp_path: Pat
     assert lines(world) == [f'{uuid(1)}\t"tier"="gold",d_sid=24,d_unsid=25']
     assert lines(world) == []
     assert figures(world.last, "status", "known_inputs") == ("nothing-to-do", 3)
+
+
+def test_a_file_that_is_written_anew_is_read_by_any_feed(tmp_path: Path) -> None:
+    world = World(tmp_path, SIGNALS)
+    world.sync(("c1", uuid(1)))
+    for rows, line in ((GOLD, '"gold",d_sid=24'), (SILVER, '"silver",d_sid=25'), (GOLD, '"gold",d_sid=24')):
+        world.put("crm.csv", rows)
+        assert lines(world) == [f'{uuid(1)}\t"tier"={line}']
+    world.put("copy.csv", SILVER)
+    assert lines(world) == []
+    assert figures(world.last, "status", "known_inputs") == ("nothing-to-do", 2)
 
 
 def test_a_copy_is_known_and_stays_so_when_others_come(tmp_path: Path) -> None:

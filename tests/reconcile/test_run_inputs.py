@@ -36,6 +36,12 @@ def test_a_run_over_objects_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert world.lines() == [f'{uuid(1)}\t"gender"="ü"\n']
         again = world.run()
         assert (again.status, again.known_inputs) == ("nothing-to-do", 1)
+        for gender in ("x", "ü"):  # written anew, and once more as it was
+            body = f"KUNDE;gender\nc1;{gender}\nnobody;m\nbroken\n".encode("cp1252")
+            client.put_object(Bucket="inbox", Key="in/a.csv", Body=body)
+            world.now += 60_000
+            world.run()
+        assert [line.partition("\t")[2] for line in world.lines()] == [f'"gender"="{gender}"\n' for gender in "üxü"]
 
 
 def test_an_object_may_say_again_what_an_earlier_one_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
