@@ -9,14 +9,16 @@ which agrees with it on what a record is, answers the rare question on which lin
 import codecs
 import csv
 import io
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from reconcile.inputs import rows
 from reconcile.inputs.chunk import BadRecord, Chunk, as_text
 from reconcile.inputs.layout import AUTO, Layout
 
@@ -70,10 +72,30 @@ def dialect_of(opener: Opener, usual: str, layout: Layout) -> Dialect:
 
 
 def read(opener: Opener, dialect: Dialect, layout: Layout, columns: Sequence[str]) -> Iterator[Chunk]:
-    """The records below the header. Raises ValueError for a file without the columns or with a quote never closed."""
+    """The records below the header. Raises ValueError for a file without the columns or with a quote never closed; it
+    quotes nothing else of the file.
+    """
     header = _header(opener, dialect)
     names = layout.find(columns, header)
-    at = header.index(names[0])
+    following = 0
+    stream = _QuoteCounter(opener(), dialect.quote)
+    try:
+        with closing(stream):
+            for chunk in _parsed(stream, dialect, names, header.index(names[0])):
+                following = 1 + max(chunk.ordinals[-1:].max(initial=-1), *(record.ordinal for record in chunk.bad), -1)
+                yield chunk
+    except pa.ArrowInvalid:
+        # pyarrow does not tell of a record with too few or too many columns that is not UTF-8, but fails and quotes it
+        at = [header.index(name) for name in names]
+        yield from rows.read(opener, dialect.reader, len(header), at, following, most=BLOCK_BYTES)
+        _check_last_quote(opener, dialect)
+    else:
+        if stream.quotes % 2:
+            _check_last_quote(opener, dialect)
+
+
+def _parsed(stream: "_QuoteCounter", dialect: Dialect, names: Sequence[str], at: int) -> Iterator[Chunk]:
+    """By pyarrow. The ID is field `at` of a record."""
     bad: list[BadRecord] = []
 
     def refuse(row: arrow_csv.InvalidRow) -> str:
@@ -82,8 +104,7 @@ def read(opener: Opener, dialect: Dialect, layout: Layout, columns: Sequence[str
         bad.append(BadRecord(row.number - 2, reason, _field(row.text, dialect, at)))
         return "skip"
 
-    stream = _QuoteCounter(opener(), dialect.quote)
-    with closing(stream):
+    with _muted(refuse):
         reader = arrow_csv.open_csv(
             pa.PythonFile(stream, mode="r"),
             # one thread: only then are refused rows numbered
@@ -100,19 +121,33 @@ def read(opener: Opener, dialect: Dialect, layout: Layout, columns: Sequence[str
                 check_utf8=False,
             ),
         )
-        following = 0
-        for batch in reader:
-            # the reader is a block or two ahead of the batch: some of `bad` belong to later ones
-            ordinals = _number(following, len(batch), [record.ordinal for record in bad])
-            following = int(ordinals[-1]) + 1 if len(ordinals) else following
-            passed = [record for record in bad if record.ordinal < following]
-            del bad[: len(passed)]
-            chunk = as_text(ordinals, [batch.column(name) for name in names])
-            yield Chunk(chunk.ordinals, chunk.columns, passed + chunk.bad)
+    following = 0
+    while (batch := _next(reader, refuse)) is not None:
+        # the reader is a block or two ahead of the batch: some of `bad` belong to later ones
+        ordinals = _number(following, len(batch), [record.ordinal for record in bad])
+        following = int(ordinals[-1]) + 1 if len(ordinals) else following
+        passed = [record for record in bad if record.ordinal < following]
+        del bad[: len(passed)]
+        chunk = as_text(ordinals, [batch.column(name) for name in names])
+        yield Chunk(chunk.ordinals, chunk.columns, passed + chunk.bad)
     if bad:
-        yield Chunk(np.empty(0, np.int64), [pa.array([], pa.string()) for _ in columns], bad)
-    if stream.quotes % 2:
-        _check_last_quote(opener, dialect)
+        yield Chunk(np.empty(0, np.int64), [pa.array([], pa.string()) for _ in names], bad)
+
+
+def _next(reader: arrow_csv.CSVStreamingReader, handler: Callable[..., str]) -> pa.RecordBatch | None:
+    with _muted(handler):
+        return next(iter(reader), None)
+
+
+@contextmanager
+def _muted(handler: Callable[..., str]) -> Iterator[None]:
+    """pyarrow can't call the handler for a record that is not UTF-8. It says so on stderr, before it fails."""
+    usual = sys.unraisablehook
+    sys.unraisablehook = lambda told: None if told.object is handler else usual(told)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def line_numbers(opener: Opener, dialect: Dialect, ordinals: Sequence[int]) -> dict[int, int]:

@@ -66,6 +66,55 @@ def test_csv_is_read_exactly_and_bad_records_keep_their_place(tmp_path: Path) ->
     assert places == {0: 2, 1: 4, 2: 6, 3: 7, 4: 8, 5: 9, 6: 10, 7: 11}
 
 
+BROKEN = {7: b"secret-\xff,x", 8: b"secret,\xe9,y,z", 1500: b"\xff", 2999: b"secret,\xc3(,x,y"}
+
+
+@pytest.mark.parametrize("first", [7, 1500])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_records_that_are_broken_twice_cost_only_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ending: str, first: int
+) -> None:
+    """Another number of columns, and not UTF-8: pyarrow can't tell of them, and would quote them."""
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1000)
+    broken = {number: row for number, row in BROKEN.items() if number >= first}
+    rows = [broken.get(number, b'%d,"%s",y' % (number, b"x\n" * (number % 9))) for number in range(3000)]
+    rows[20], rows[2000], rows[2001] = b"20,\xff,y", b"2000,\xff,y", b"2001"
+    data = b"\n".join([b"id,a,b", *rows])
+    path = tmp_path / f"in.{ending}"
+    records, bad = read(path, gzip.compress(data) if ending.endswith("gz") else data)
+    assert [(record.ordinal, record.reason, record.text) for record in bad] == [
+        *[(7, "too-few-columns", "secret-\ufffd"), (8, "too-many-columns", "secret")][: 2 * (first == 7)],
+        (20, "not-utf-8", "20"),
+        (1500, "too-few-columns", "\ufffd"),
+        (2000, "not-utf-8", "2000"),
+        (2001, "too-few-columns", "2001"),
+        (2999, "too-many-columns", "secret"),
+    ]
+    assert records == [
+        (number, str(number), "x\n" * (number % 9), "y")
+        for number in range(3000)
+        if number not in {*broken, 20, 2000, 2001}
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        (b'"secret,never\n', "a quote opened after line 2 is never closed"),
+        (b'"' + b"secret" * 300 + b'",a,b\n', "a record is longer than 16 MB"),
+        (b"secret," * 300 + b"\n", "a record is longer than 16 MB"),
+    ],
+)
+def test_what_is_told_of_a_broken_file_quotes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: bytes, told: str
+) -> None:
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1000)
+    with pytest.raises(InputRefused, match=told) as refused:
+        read(tmp_path / "in.csv", b"id,a,b\n1,\xff\n" + rest)
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "tsv.gz"])
 def test_bad_records_keep_their_place_across_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
