@@ -13,31 +13,30 @@ from reconcile.inputs import Input
 
 
 class Judged(NamedTuple):
-    """`fresh` inputs are to be read, in order; `copies`, by name, have the content (SHA-256) of one of them, or of the
-    last delivery."""
+    """`fresh` inputs are to be read, in order; `copies` have the content of one of them, or of the last delivery."""
 
     fresh: list[Input]
-    copies: dict[str, str]
+    copies: Sequence[Input] = ()
 
 
 def by_content(sources: Sequence[Input], places: Mapping[str, str], delivered: Collection[str]) -> Judged:
     """`places` as below; `delivered`: all content that ever was. Of several with one content the first is read."""
     first: dict[str, Input] = {}
     for source in sources:
-        if source.sha256 not in delivered or places.get(source.name, source.sha256) != source.sha256:
+        if source.sha256 not in delivered or places.get(source.place, source.sha256) != source.sha256:
             first.setdefault(source.sha256, source)
-    return Judged(list(first.values()), {})
+    return Judged(list(first.values()))
 
 
 def by_place(sources: Sequence[Input], places: Mapping[str, str], latest: Sequence[str]) -> Judged:
-    """`places`: what each input, by name, held when it was last delivered. `latest`: the content of the last delivery,
+    """`places`: what each input, by place, held when it was last delivered. `latest`: the content of the last delivery,
     in order. Of several with one content the last is read, since it has the last word.
     """
-    new = [source for source in sources if places.get(source.name) != source.sha256]
+    new = [source for source in sources if places.get(source.place) != source.sha256]
     told = [source.sha256 for source in new]
     ends = (count for count in range(min(len(told), len(latest)), 0, -1) if told[:count] == [*latest[-count:]])
     known = next(ends, 0)
     last = {source.sha256: source for source in new[known:]}
     fresh = [source for source in new[known:] if last[source.sha256] is source]
-    names = {source.name for source in fresh}
-    return Judged(fresh, {source.name: source.sha256 for source in new if source.name not in names})
+    read = {source.place for source in fresh}
+    return Judged(fresh, [source for source in new if source.place not in read])

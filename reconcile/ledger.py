@@ -18,8 +18,8 @@ _SCHEMA = """
         feed TEXT NOT NULL, sha256 TEXT NOT NULL, path TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs,
         PRIMARY KEY (feed, sha256)) STRICT;
     CREATE TABLE IF NOT EXISTS places (
-        feed TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs,
-        PRIMARY KEY (feed, path)) STRICT;
+        feed TEXT NOT NULL, place TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL,
+        run TEXT NOT NULL REFERENCES runs, PRIMARY KEY (feed, place)) STRICT;
     CREATE TABLE IF NOT EXISTS files (
         name TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
         lines INTEGER NOT NULL, location TEXT NOT NULL) STRICT;
@@ -29,11 +29,12 @@ _SCHEMA = """
         name TEXT NOT NULL REFERENCES files, destination TEXT NOT NULL, location TEXT NOT NULL, at INTEGER NOT NULL)
         STRICT;
 """
-# `places` came with version 4
+# `places` came with version 4, which tells them from paths
 _FILLED = """
     INSERT OR REPLACE INTO places
-        SELECT inputs.feed, path, sha256, run FROM inputs JOIN runs USING (run) ORDER BY timestamp;
+        SELECT inputs.feed, path, path, sha256, run FROM inputs JOIN runs USING (run) ORDER BY timestamp;
 """
+_PLACED = "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, ?)"
 
 
 class Delivered(NamedTuple):
@@ -75,11 +76,11 @@ class Ledger:
         return found
 
     def places(self, feed: str) -> dict[str, str]:
-        """What each input of this feed, by path or URL, held when it was last delivered: its SHA-256."""
+        """What each input of this feed, by place, held when it was last delivered: its SHA-256."""
         if not self._path.exists():
             return {}
         with self._transaction() as db:
-            return dict(db.execute("SELECT path, sha256 FROM places WHERE feed = ?", (feed,)).fetchall())
+            return dict(db.execute("SELECT place, sha256 FROM places WHERE feed = ?", (feed,)).fetchall())
 
     def latest(self, feed: str) -> tuple[str, list[str]]:
         """The last run that delivered inputs, and the SHA-256 of each, in order; nothing where there was none."""
@@ -93,11 +94,10 @@ class Ledger:
             row = db.execute(query, (feed,)).fetchone()
         return (str(row[0]), [file["sha256"] for file in json.loads(row[1])["inputs"]]) if row else ("", [])
 
-    def keep_copies(self, feed: str, run: str, copies: Mapping[str, str]) -> None:
-        """Record inputs, by path or URL, that hold what this run has delivered: their SHA-256."""
+    def keep_copies(self, feed: str, run: str, copies: Iterable[Mapping[str, str]]) -> None:
+        """Record inputs (path, place, sha256) that hold what this run has delivered."""
         with self._transaction() as db:
-            rows = [(feed, path, sha256, run) for path, sha256 in copies.items()]
-            db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", rows)
+            db.executemany(_PLACED, _placed(feed, run, copies))
 
     def close(self, run: str, state: str, summary: dict[str, Any]) -> None:
         """Record how a run ended. For `delivered` its inputs and files count as done, all at once. Can be repeated."""
@@ -108,10 +108,8 @@ class Ledger:
             if state == "delivered":
                 inputs = [(summary["feed"], file["sha256"], file["path"], run) for file in summary["inputs"]]
                 db.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?)", inputs)
-                copies = [(path, file["sha256"]) for file in summary["inputs"] for path in file.get("copies", ())]
-                places = [(summary["feed"], path, sha256, run) for _, sha256, path, _ in inputs]
-                places += [(summary["feed"], path, sha256, run) for path, sha256 in copies]
-                db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", places)
+                inputs = summary["inputs"] + [copy for file in summary["inputs"] for copy in file.get("copies", ())]
+                db.executemany(_PLACED, _placed(summary["feed"], run, inputs))
                 columns = ("sha256", "bytes", "lines", "location")
                 files = [(file["name"], run, *(file[column] for column in columns)) for file in summary["files"]]
                 db.executemany("INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?, ?, ?)", files)
@@ -225,3 +223,8 @@ class Ledger:
             raise StoreMisconfigured(f"ledger {self._path}: written by a newer version", mend="upgrade this program")
         if version < _VERSION:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_FILLED} PRAGMA user_version = {_VERSION}; COMMIT")
+
+
+def _placed(feed: str, run: str, inputs: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of `places`. A run that was frozen by an earlier version knows of none."""
+    return [(feed, file["place"], file["path"], file["sha256"], run) for file in inputs if "place" in file]

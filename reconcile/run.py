@@ -137,9 +137,9 @@ class Job:
     def _run(self, gathered: Gathered, *, hold: bool) -> Summary:
         judged, passed_over = self._judge(gathered)
         sources = judged.fresh
-        later = {source.sha256 for source in sources}
-        if said := {path: sha256 for path, sha256 in judged.copies.items() if sha256 not in later}:
-            self._ledger.keep_copies(self._feed.name, self._ledger.latest(self._feed.name)[0], said)
+        read = {source.sha256 for source in sources}
+        if delivered := [_place(copy) for copy in judged.copies if copy.sha256 not in read]:
+            self._ledger.keep_copies(self._feed.name, self._ledger.latest(self._feed.name)[0], delivered)
         if not sources and not self.state.held.exists() and not (self._feed.changes_only and self.state.sent.exists()):
             return self._summary(status="nothing-to-do", **passed_over)
         self._check_room(sources)
@@ -185,13 +185,13 @@ class Job:
         )
 
     def _known(self, found: Mapping[str, str]) -> set[str]:
-        """Those of these inputs, by name with their SHA-256, that are surely known."""
+        """Those of these inputs, by place with their SHA-256, that are surely known."""
         name, places = self._feed.name, self._ledger.places(self._feed.name)
-        untouched = {path for path, sha256 in found.items() if places.get(path) == sha256}
+        untouched = {place for place, sha256 in found.items() if places.get(place) == sha256}
         if self._feed.changes_only:
             return untouched
         delivered = self._ledger.known(name, found.values())
-        return untouched | {path for path, sha256 in found.items() if path not in places and sha256 in delivered}
+        return untouched | {place for place, sha256 in found.items() if place not in places and sha256 in delivered}
 
     def _judge(self, gathered: Gathered) -> tuple[Judged, dict[str, Any]]:
         """The files that are to be read; and how many were passed over, and why."""
@@ -265,9 +265,13 @@ def resolve(settings: Settings, feed_name: str) -> tuple[Feed, DataSource, Desti
 
 
 def _told(source: Input, judged: Judged) -> dict[str, Any]:
-    """An input, with the names of others of the same content, for the ledger."""
-    copies = [name for name, sha256 in judged.copies.items() if sha256 == source.sha256]
-    return {"path": source.name, "sha256": source.sha256} | ({"copies": copies} if copies else {})
+    """An input, with others of the same content, for the ledger."""
+    copies = [_place(copy) for copy in judged.copies if copy.sha256 == source.sha256]
+    return _place(source) | ({"copies": copies} if copies else {})
+
+
+def _place(source: Input) -> dict[str, str]:
+    return {"path": source.name, "sha256": source.sha256, "place": source.place}
 
 
 class _Nowhere:

@@ -45,7 +45,8 @@ _UNFINISHED = re.compile(r"\..*|_SUCCESS|.*(~|\.(tmp|temp|part|partial|filepart|
 class Input:
     """One file as it was when the run was planned. `state` changes whenever somebody writes to it.
 
-    `path` is where it can be read, `url` where it came from if that is elsewhere.
+    `path` is where it can be read, `url` where it came from if that is elsewhere. `place` is its name in the folder in
+    which its feed looks, which may move.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Input:
     state: tuple[int, int, int]
     layout: Layout = field(default_factory=Layout)
     url: str = ""
+    place: str = ""
 
     @property
     def name(self) -> str:
@@ -100,7 +102,7 @@ def gather(
     over.
 
     `copies` is a folder of the run's own for what is brought from elsewhere; it goes at the end, and what a killed
-    process left there goes first. `known` tells which objects, given by name with their SHA-256, need no copy, and
+    process left there goes first. `known` tells which objects, given by place with their SHA-256, need no copy, and
     `memory` is a file that keeps the SHA-256 of objects from run to run; None: nothing is kept.
     """
     _clear(copies)
@@ -119,8 +121,11 @@ def _from_folder(feed: Feed, now: int, meter: Meter, since: int) -> Gathered:
     settled = [path for path in finished if _is_settled(path, feed.settle_seconds, now)]
     wanted = [path for path in settled if not since or path.stat().st_mtime_ns >= since * 1_000_000]
     step = meter.step("looking at inputs", len(wanted))
-    layout = layout_of(feed)
-    sources = [replace(source, layout=layout) for source in _counted(map(fingerprint, wanted), step)]
+    folder, layout = _folder(feed.inputs), layout_of(feed)
+    sources = [
+        replace(source, layout=layout, place=source.path.relative_to(folder).as_posix())
+        for source in _counted(map(fingerprint, wanted), step)
+    ]
     passed_over = (len(matches) - len(finished), len(finished) - len(settled), len(settled) - len(wanted))
     return Gathered(sources, *passed_over)
 
@@ -138,19 +143,19 @@ def _from_bucket(
     listed = bucket.objects()
     finished = [entry for entry in listed if not is_unfinished(entry.key.rpartition("/")[2])]
     remembered = {entry: sha256 for entry in finished if (sha256 := memory.sha256(entry))}
-    needless = known({entry.url: sha256 for entry, sha256 in remembered.items()})
+    needless = known({bucket.place(entry): sha256 for entry, sha256 in remembered.items()})
     wanted = [entry for entry in finished if not since or entry.modified_ms >= since]
     step = meter.step("fetching inputs", len(wanted))
     sources: dict[RemoteObject, Input] = {}
     for number, entry in enumerate(_counted(wanted, step)):
         # under its own name, which tells the format
-        path = copies / str(number) / entry.key.rpartition("/")[2]
-        if entry.url in needless:
-            sources[entry] = Input(path, remembered[entry], (0, 0, 0), layout, entry.url)
+        path, place = copies / str(number) / entry.key.rpartition("/")[2], bucket.place(entry)
+        if place in needless:
+            sources[entry] = Input(path, remembered[entry], (0, 0, 0), layout, entry.url, place)
             continue
         path.parent.mkdir(parents=True)
         sha256 = bucket.copy(entry, path)
-        sources[entry] = Input(path, sha256, _state(path.stat()), layout, entry.url)
+        sources[entry] = Input(path, sha256, _state(path.stat()), layout, entry.url, place)
     memory.keep(remembered | {entry: source.sha256 for entry, source in sources.items()})
     return Gathered(list(sources.values()), len(listed) - len(finished), older=len(finished) - len(wanted))
 
@@ -195,12 +200,17 @@ def discover(pattern: str) -> list[Path]:
 def _matches(pattern: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     files = [path for path in found if path.is_file()]
-    folder = next(parent for parent in Path(pattern).parents if not glob.has_magic(str(parent)))
+    folder = _folder(pattern)
     if not files and not folder.is_dir():
         raise ConfigError(
             "feeds.inputs", [f'"{pattern}": the folder {folder} does not exist; create it or mend the path']
         )
     return files
+
+
+def _folder(pattern: str) -> Path:
+    """In which all lies that it names."""
+    return next(parent for parent in Path(pattern).parents if not glob.has_magic(str(parent)))
 
 
 def _is_settled(path: Path, seconds: int, now: int) -> bool:

@@ -70,9 +70,7 @@ class Bucket:
 
     def objects(self) -> list[RemoteObject]:
         """Sorted by key."""
-        magic = _MAGIC.search(self._pattern)
-        prefix = self._pattern[: magic.start()] if magic else self._pattern
-        found = []
+        prefix, found = self._prefix(), []
         with self._telling(self._place.inputs):
             pages = self._client().get_paginator("list_objects_v2")
             sizes: PaginatorConfigTypeDef = {"PageSize": PAGE_KEYS}
@@ -83,6 +81,10 @@ class Bucket:
                         url, modified = f"{SCHEME}{self._bucket}/{key}", entry["LastModified"].isoformat()
                         found.append(RemoteObject(url, key, entry["ETag"], entry["Size"], modified))
         return sorted(found, key=lambda found: found.key)
+
+    def place(self, source: RemoteObject) -> str:
+        """Its key from the folder on in which all lies that the pattern names."""
+        return source.key.removeprefix(self._prefix().rpartition("/")[0]).removeprefix("/")
 
     def copy(self, source: RemoteObject, target: Path) -> str:
         """Write the object that was listed to a file; the SHA-256 of its bytes in hex. InputChanging if it is another
@@ -99,6 +101,10 @@ class Bucket:
                 f"{source.url}: {size:,} bytes came of {source.size:,}", mend="the transfer was cut off; run again"
             )
         return digest.hexdigest()
+
+    def _prefix(self) -> str:
+        magic = _MAGIC.search(self._pattern)
+        return self._pattern[: magic.start()] if magic else self._pattern
 
     @contextmanager
     def _telling(self, where: str) -> Iterator[None]:

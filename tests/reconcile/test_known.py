@@ -16,7 +16,7 @@ GOLD, SILVER, NONE = [("c1", "", "gold", "24")], [("c1", "", "silver", "25")], [
 
 def sources(text: str) -> list[Input]:
     """`aX bY`: a file for each word, by name and content."""
-    return [Input(Path(word[0]), word[1], (0, 0, 0)) for word in text.split()]
+    return [Input(Path("inbox", word[0]), word[1], (0, 0, 0), place=word[0]) for word in text.split()]
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def sources(text: str) -> list[Input]:
     ],
 )
 def test_any_content_that_was_delivered_is_known(found: str, places: str, delivered: str, fresh: str) -> None:
-    held = {source.name: source.sha256 for source in sources(places)}
-    assert known.by_content(sources(found), held, delivered) == (sources(fresh), {})
+    held = {source.place: source.sha256 for source in sources(places)}
+    assert known.by_content(sources(found), held, delivered) == (sources(fresh), ())
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,8 @@ def test_any_content_that_was_delivered_is_known(found: str, places: str, delive
     ],
 )
 def test_what_was_said_before_may_be_true_again(found: str, places: str, latest: str, fresh: str, copies: str) -> None:
-    held = {source.name: source.sha256 for source in sources(places)}
-    copied = {source.name: source.sha256 for source in sources(copies)}
-    assert known.by_place(sources(found), held, latest) == (sources(fresh), copied)
+    held = {source.place: source.sha256 for source in sources(places)}
+    assert known.by_place(sources(found), held, latest) == (sources(fresh), sources(copies))
 
 
 def lines(world: World) -> list[str]:
@@ -133,15 +132,27 @@ def test_a_dry_run_takes_no_note_of_copies(tmp_path: Path) -> None:
     world.put("2.csv", GOLD)
     world.run(dry_run=True)
     assert figures(world.last, "known_inputs", "read") == (2, 0)
-    assert set(Ledger(world.state / "ledger.db").places("daily")) == {str(world.inbox / "1.csv")}
+    assert set(Ledger(world.state / "ledger.db").places("daily")) == {"1.csv"}
 
 
-def test_a_ledger_of_an_earlier_version_knows_its_inputs(tmp_path: Path) -> None:
-    world = feed(tmp_path)
-    for rows in (GOLD, SILVER):
-        world.put("1.csv", rows)
+def test_inputs_that_move_with_their_folder_stay_known(tmp_path: Path) -> None:
+    world = feed(tmp_path / "here")
+    for number, rows in enumerate((GOLD, SILVER, NONE)):
+        world.put(f"{number}.csv", rows)
         lines(world)
+    world.folder = world.folder.rename(tmp_path / "there")
+    assert lines(world) == []
+    assert figures(world.last, "status", "known_inputs") == ("nothing-to-do", 3)
+
+
+def test_a_ledger_of_an_earlier_version_knows_its_inputs_by_what_they_hold(tmp_path: Path) -> None:
+    world = World(tmp_path, SIGNALS)
+    world.sync(("c1", uuid(1)))
+    world.put("1.csv", GOLD)
+    lines(world)
     with closing(sqlite3.connect(world.state / "ledger.db")) as db:
         db.executescript("DROP TABLE places; PRAGMA user_version = 3")
     assert lines(world) == []
-    assert world.last.known_inputs == 1
+    assert set(Ledger(world.state / "ledger.db").inputs("daily")) == {str(world.inbox / "1.csv")}
+    world.put("1.csv", SILVER)
+    assert lines(world) == [f'{uuid(1)}\t"tier"="silver",d_sid=25']
