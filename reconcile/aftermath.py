@@ -90,8 +90,12 @@ class Aftermath:
                     matched_before=self._matched_before(),
                     total=len(fates.unmatched),
                 )
-        except (IdsyncError, OSError, pa.ArrowException, duckdb.Error) as error:
-            return {"problem": f"not looked into: {error.problem if isinstance(error, IdsyncError) else error}"}
+        except IdsyncError as error:
+            return {"problem": f"not looked into: {error.problem}"}
+        except OSError as error:
+            return {"problem": f"not looked into: {error}"}
+        except (pa.ArrowException, duckdb.Error) as error:  # whose texts quote values
+            return {"problem": f"not looked into: {type(error).__name__}"}
         step.advance(len(fates.unmatched))
         return found.as_dict(reveal=True)
 
