@@ -146,7 +146,8 @@ def opt_in(_config_path: Path | None, settings: Settings, people: Sequence[Perso
 @always_json
 @_who(storable=False)
 def erase(config_path: Path | None, settings: Settings, people: Sequence[Person], *, one: bool) -> None:
-    """Remove a customer or a device from store, spool and the job's files, and leave an opt-out behind.
+    """Remove a customer or a device from store, spool, the job's files and folders that it has delivered to, and leave
+    an opt-out behind.
 
     DATA_SOURCE: see `lookup`. With --csv, the rows of a file of requests. Can be repeated.
     """
