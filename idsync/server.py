@@ -90,6 +90,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]
         self._cancel_first_request()
         super()._on_message_complete()
 
+    def _is_websocket_upgrade(self, _: Any) -> bool:
+        """A server may pass over the wish, and then the reply is one of ours, with our headers."""
+        return False
+
     def _build_http_scope(self, request: Any, *addresses: Any) -> dict[str, Any]:
         scope: dict[str, Any] = super()._build_http_scope(request, *addresses)
         scope["extensions"] = {RAW_TARGET: request.uri}

@@ -179,6 +179,18 @@ def test_small_routes(endpoint: Endpoint) -> None:
     assert (answer.status, answer.header("Allow")) == (405, "GET, HEAD, OPTIONS")
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_another_protocol_is_not_taken_up(endpoint: Endpoint, protocol: str) -> None:
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    lines = ["Connection: Upgrade", f"Upgrade: {protocol}", key, "Sec-WebSocket-Version: 13"]
+    request = "\r\n".join(["GET /ibs:dpid=12345&dpuuid=upgrade HTTP/1.1", "Host: h", *lines, "", ""])
+    with endpoint.connect() as connection:
+        for _ in range(2):
+            connection.send(request.encode())
+            answer = connection.receive()
+            assert (answer.status, answer.header("Cache-Control"), answer.body) == (200, "no-store", PIXEL)
+
+
 def test_a_long_line_is_served_up_to_the_limit(endpoint: Endpoint) -> None:
     fixed = len("GET /ibs:dpid=12345&dpuuid=long&pad= HTTP/1.1")
     for length, status in ((8190, 200), (8300, 414)):
