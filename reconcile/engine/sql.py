@@ -4,6 +4,7 @@ Column i of the plan is called v<i>. Column names of the input never become iden
 a signal it is a string literal.
 """
 
+import re
 from decimal import Decimal
 
 from idsync import ids
@@ -197,9 +198,30 @@ def _item(plan: Plan, item: Item, mark: str) -> str:
             )
         case RuleItem(index, test, trait, removes):
             otherwise = f" ELSE '{mark}d_unsid={trait}'" if removes else ""
-            return f"CASE WHEN {_passes(f'v{index}', test)} THEN {literal(mark + _adding(trait))}{otherwise} END"
-        case TraitItem(trait):
-            return literal(mark + _adding(trait))
+            return f"CASE WHEN {_passes(f'v{index}', test)} THEN {_once(plan, item, mark)}{otherwise} END"
+        case TraitItem():
+            return _once(plan, item, mark)
+
+
+def _once(plan: Plan, item: RuleItem | TraitItem, mark: str) -> str:
+    """The trait that is added, or NULL if an item before this one has added it; where the last one counts, always."""
+    trait, added, before = item.trait, literal(mark + _adding(item.trait)), []
+    for earlier in plan.items[: plan.items.index(item)] if plan.policy != "last" else ():
+        match earlier:
+            case TraitsItem(index):
+                before.append(_names(f"v{index}", trait))
+            case RuleItem(index, test, other) if other == trait:
+                before.append(_passes(f"v{index}", test))
+            case TraitItem(other) if other == trait:
+                before.append("true")
+    return f"CASE WHEN NOT ({' OR '.join(before)}) THEN {added} END" if before else added
+
+
+def _names(column: str, trait: int | str) -> str:
+    """Whether a list has an entry that adds the trait."""
+    entry = str(trait) if isinstance(trait, int) else _adding(trait)
+    pattern = literal(f"(^|[,|;]) *{re.escape(entry)} *($|[,|;])")
+    return f"(contains({column}, {literal(entry)}) AND regexp_matches({column}, {pattern}))"
 
 
 def text_of(plan: Plan, mark: str = ",") -> str:

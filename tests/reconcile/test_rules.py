@@ -15,6 +15,7 @@ from idsync.errors import ConfigError
 from idsync.settings import DataSource, Feed, TraitRule
 from idsync.store.base import EXPORT_SCHEMA
 from reconcile import lines
+from reconcile.conflicts import Policy
 from reconcile.engine.changes import ChangesEngine
 from reconcile.engine.duckdb import DuckEngine
 from reconcile.feed import plan
@@ -254,6 +255,32 @@ def test_lines_say_what_the_definition_says(
     assert rejected == [seq for seq, items in enumerate(by_definition) if items is None]
     if not asked.changes_only:
         assert silent == by_definition.count([])
+
+
+@pytest.mark.parametrize("policy", ["all", "first"])
+@pytest.mark.parametrize(
+    ("tier", "traits", "items"),
+    [
+        ("gold", "24 | 26", "d_sid=24,d_sid=26,ic=a.b"),
+        ("gold", "124,240,24:0", "d_sid=124,d_sid=240,d_unsid=24,d_sid=24,d_sid=26,ic=a.b"),
+        ("gold", "", "d_sid=24,d_sid=26,ic=a.b"),
+        ("", "26;ic=a.b;24", "d_sid=26,ic=a.b,d_sid=24"),
+        ("", "ic=axb", "ic=axb,ic=a.b,d_sid=26"),
+    ],
+)
+def test_a_trait_for_several_reasons_is_said_once(
+    tmp_path: Path, policy: Policy, tier: str, traits: str, items: str
+) -> None:
+    rules: list[dict[str, Any]] = [
+        {"column": "tier", "equals": "gold", "trait": 24},
+        {"column": "tier", "present": True, "trait": 24},
+        {"column": "tier", "regex": "g.*", "trait": 26},
+        {"column": "traits", "present": True, "ic": "a.b"},
+    ]
+    asked = feed(trait_columns=["traits"], rules=rules, constant_traits=[26, "ic=a.b"], conflicts=policy)
+    found, _, _ = rendered(tmp_path, asked, [("a", tier, traits)])
+    said = list(lines.parse(f"user\t{items}").items)
+    assert found[uuid(ord("a"))] == (settled(said, policy) if ":" in traits else said)
 
 
 def test_items_left_out_are_counted_and_their_records_named(tmp_path: Path) -> None:
