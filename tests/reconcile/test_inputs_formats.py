@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from pydantic import ValidationError
@@ -192,6 +192,8 @@ def test_undecodable_bytes_that_happen_to_be_utf8_stay_undecodable(tmp_path: Pat
     block=st.integers(1, 9),
 )
 def test_decoding_in_blocks_loses_nothing(body: str, codec: str, block: int) -> None:
+    """But for a NUL in front, with which the mark of UTF-16 is that of UTF-32; no header begins so."""
+    assume(codec != "utf-16" or not body.startswith("\0"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "BLOCK_BYTES", block)
         stream = text.as_utf8(io.BytesIO(body.encode(codec)), "auto")
