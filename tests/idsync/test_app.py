@@ -278,6 +278,8 @@ TARGETS = st.builds(
             "/sync?",
             "/id?",
             "/event?",
+            "/demoptout?",
+            "/demoptout.jpg?",
             "/idsync.js?",
             "/",
             "",
