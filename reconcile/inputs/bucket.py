@@ -1,6 +1,7 @@
 """Inputs in a bucket of Amazon S3, or of a server that speaks its protocol: listed, and copied to be read.
 
-A key has no folders: a `*` of the pattern stands for any characters, slashes included.
+A key has no folders: a `*` of the pattern stands for any characters, slashes included. One that ends in a slash names
+all that begins with it.
 """
 
 import fnmatch
@@ -64,7 +65,8 @@ class Bucket:
     """The objects that a pattern names. Raises ConfigError, or InputUnavailable for what may pass."""
 
     def __init__(self, place: Place) -> None:
-        self._bucket, _, self._pattern = place.inputs.removeprefix(SCHEME).partition("/")
+        self._bucket, _, pattern = place.inputs.removeprefix(SCHEME).partition("/")
+        self._pattern = f"{pattern}*" if pattern.endswith("/") else pattern
         self._place = place
         self._made: S3Client | None = None
 

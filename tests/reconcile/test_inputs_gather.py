@@ -147,6 +147,25 @@ def test_objects_are_found_by_pattern_copied_and_read(inbox: Inbox, tmp_path: Pa
     assert not (tmp_path / "copies").exists()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [
+        ("in/", ["1.csv", "deep/2.csv"]),
+        ("in/*", ["1.csv", "deep/2.csv"]),
+        ("in/deep/2*", ["2.csv"]),
+        ("in/1.csv", ["1.csv"]),
+        ("i*", ["in/1.csv", "in/deep/2.csv"]),
+        ("in", []),
+    ],
+)
+def test_a_pattern_names_objects_and_their_places(
+    inbox: Inbox, tmp_path: Path, pattern: str, places: list[str]
+) -> None:
+    inbox.put(**{"in/1.csv": b"id,a\n1,x\n", "in/deep/2.csv": b"id,a\n2,x\n", "other.csv": b"id,a\n3,x\n"})
+    with gather(tmp_path, inbox.feed(pattern)) as gathered:
+        assert [source.place for source in gathered.sources] == places
+
+
 def test_objects_beyond_the_first_page_are_found(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket, "PAGE_KEYS", 2)
     inbox.put(**{f"in/{number}.csv": b"id,a\n1,x\n" for number in range(5)})
