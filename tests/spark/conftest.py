@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from tests.servers import free_port
+from tests.spark.twins import Twins, TwinsOf
 
 HOME = Path(pyspark.__file__).parent
 WORKERS = ("127.0.0.2", "127.0.0.3")
@@ -81,3 +82,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         session.sparkContext.setLogLevel("ERROR")
         yield session
         session.stop()
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> TwinsOf | None:
+    """The twins of a module of tests, where one stands."""
+    if not isinstance(obj, Twins):
+        return None
+    return TwinsOf.from_parent(collector, name=name, path=collector.path, nodeid=f"{collector.nodeid}::{name}", of=obj)

@@ -5,15 +5,17 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from reconcile.delivery.base import sha256
 from reconcile.failpoints import Point
 from reconcile.progress import Meter
 from reconcile.run import run
 from tests.reconcile.samples import NOW, World, content
-from tests.spark.test_same import BY_UUID, fill, small_shares
+from tests.spark.test_same import BY_UUID, EMAILS, fill, fill_both, fill_emails, small_shares
 
 __all__ = ["small_shares"]
 
@@ -72,15 +74,33 @@ def straggling(folder: Path) -> Callable[[Point], None]:
     return reached
 
 
+SHOP = BY_UUID + 'user_id = "shop"\n[[data_sources]]\nname = "shop"\ndpid = 777\n'
+
+
 @pytest.mark.usefixtures("spark")
-@pytest.mark.parametrize("mishap", [killing, straggling])
+@pytest.mark.parametrize(
+    ("mishap", "feed", "fill_in", "changes"),
+    [
+        (killing, BY_UUID, fill, None),
+        (straggling, BY_UUID, fill, None),
+        (killing, SHOP, fill_both, None),
+        (killing, EMAILS, fill_emails, None),
+        (killing, BY_UUID, fill, {}),
+    ],
+    ids=["killed", "twice", "killed-of-other-ids", "killed-of-emails", "killed-of-changes"],
+)
 def test_every_file_is_the_one_of_a_run_without_mishap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mishap: Callable[[Path], Callable[[Point], None]]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mishap: Callable[[Path], Callable[[Point], None]],
+    feed: str,
+    fill_in: Callable[..., None],
+    changes: dict[str, Any] | None,
 ) -> None:
     delivered = []
     for name in ("quiet", "mishap"):
-        world = World(tmp_path / name, feed=BY_UUID)
-        fill(world, 1)
+        world = World(tmp_path / name, feed=feed, changes=changes)
+        fill_in(world, 1)
         if name == "mishap":
             monkeypatch.setattr("reconcile.failpoints.reached", mishap(tmp_path))
         summary = run(world.settings, "daily", dry_run=False, meter=Meter(), now=lambda: NOW, engine="spark")
@@ -91,7 +111,10 @@ def test_every_file_is_the_one_of_a_run_without_mishap(
         assert len(files) > 1
         assert not list((world.state / "runs" / summary.run).glob("scratch*"))
         # which line of a share comes first is not the same in every run
-        delivered.append({name: sorted(content(path).splitlines()) for name, path in files.items()})
+        told = {name: sorted(content(path).splitlines()) for name, path in files.items()}
+        sent = world.state / "sent" / "daily.parquet"
+        assert sent.exists() == (changes is not None)
+        delivered.append((told, sorted(map(str, parquet.read_table(sent).to_pylist())) if sent.exists() else []))
     assert any(path.name in {"killed", "attempt-first"} for path in tmp_path.iterdir()), "nothing happened"
     assert not (tmp_path / "attempt-alone").exists(), "Spark has started no other"
     assert delivered[0] == delivered[1]

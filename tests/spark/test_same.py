@@ -120,6 +120,27 @@ def fill_both(world: World, seed: int) -> None:
     world.sync(*((dice.choice(ids), uuid(10**36 * number + number)) for number in numbers), dpid=777)
 
 
+def fill_emails(world: World, seed: int) -> None:
+    """Addresses, of which some customers have many, others have bad ones or have opted out."""
+    dice = random.Random(seed)
+    for name in ("1.csv", "2.csv", "3.csv"):
+        found = [
+            (dice.choice([*CUSTOMERS[:12], "e@f.example"]), f"p{dice.randrange(40)}@example.com") for _ in range(150)
+        ]
+        world.put(name, [*found, ("c1", ""), ("c2", "none")], ("id", "email"))
+    world.opt_out(CUSTOMERS[3])
+    world.opt_out(sha256(b"p5@example.com").hexdigest(), dpid=777)
+
+
+EMAILS = """kind = "email-hashes"
+email_column = "email"
+email_data_source = "emails"
+max_rejected = 1
+[[data_sources]]
+name = "emails"
+dpid = 777
+format = "hashed-email"
+"""
 BY_UUID = SIGNALS + 'max_rejected = 1.0\nunmatched = "hold"\nheld_days = 20\n'
 
 
@@ -230,22 +251,8 @@ def test_a_feed_of_customer_ids(tmp_path: Path) -> None:
 
 def test_a_feed_of_email_hashes(tmp_path: Path) -> None:
     """Many addresses of one customer, in several files."""
-    feed = 'kind = "email-hashes"\nemail_column = "email"\nemail_data_source = "emails"\nmax_rejected = 1\n'
-    feed += '[[data_sources]]\nname = "emails"\ndpid = 777\nformat = "hashed-email"\n'
-    pair = Pair(tmp_path, feed)
-
-    def fill_in(world: World) -> None:
-        dice = random.Random(7)
-        for name in ("1.csv", "2.csv", "3.csv"):
-            found = [
-                (dice.choice([*CUSTOMERS[:12], "e@f.example"]), f"p{dice.randrange(40)}@example.com")
-                for _ in range(150)
-            ]
-            world.put(name, [*found, ("c1", ""), ("c2", "none")], ("id", "email"))
-        world.opt_out(CUSTOMERS[3])
-        world.opt_out(sha256(b"p5@example.com").hexdigest(), dpid=777)
-
-    pair.each(fill_in)
+    pair = Pair(tmp_path, EMAILS)
+    pair.each(lambda world: fill_emails(world, 7))
     told = pair.run()
     assert min(told[name] for name in ("matched", "rejected", "silent", "lines")) > 0
     assert set(told["reasons"]) == {"too-many-emails", "opted-out", "email-invalid", "id-email"}

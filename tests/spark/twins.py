@@ -4,10 +4,13 @@ Both then have the same lines, left out records, records on hold and figures, or
 starts from what DuckDB has left, so that either engine goes on where the other has ended.
 """
 
+import importlib
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,10 +25,41 @@ from tests.reconcile.samples import World
 COPY = "-on-spark"
 
 
+@dataclass(frozen=True)
+class Twins:
+    """Where it stands in a module of tests, the tests with these names of another module are collected: `TwinsOf`."""
+
+    module: str
+    names: frozenset[str]
+
+
+class TwinsOf(pytest.Module):
+    """Some tests of a module with all of its fixtures, on both engines."""
+
+    def __init__(self, *, of: Twins, **known: Any) -> None:
+        super().__init__(**known)
+        self._of = of
+
+    def _getobj(self) -> ModuleType:
+        whole = vars(importlib.import_module(self._of.module))
+        found = ModuleType(self._of.module)
+        kept = {name: value for name, value in whole.items() if not name.startswith("test") or name in self._of.names}
+        vars(found).update(kept, on_both_engines=on_both_engines)
+        return found
+
+
 @pytest.fixture(autouse=True)
-def on_both_engines(spark: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_both_engines(request: pytest.FixtureRequest, spark: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    compared: list[World] = []
+
+    def run_twice(world: World, **options: bool) -> Summary:
+        compared.append(world)
+        return twice(world, **options)
+
     monkeypatch.setattr("reconcile.spark.join._shares", lambda _: 2)  # even of little
-    monkeypatch.setattr(World, "run", twice)
+    monkeypatch.setattr(World, "run", run_twice)
+    yield
+    assert compared or not isinstance(request.node.parent, TwinsOf), "this test runs no feed by World.run"
 
 
 def twice(world: World, *, dry_run: bool = False, hold: bool = False) -> Summary:

@@ -1,6 +1,4 @@
-"""What tests/reconcile/test_feed_emails.py says of e-mail hashes, on both engines; and that no address travels."""
-
-# ruff: noqa: F401  pytest finds here what is imported
+"""Feeds of e-mail hashes: no address travels."""
 
 from pathlib import Path
 
@@ -9,17 +7,7 @@ from reconcile.feed import plan
 from reconcile.optouts import OptOuts
 from reconcile.spark import parcels, tasks
 from reconcile.spark.work import Work
-from tests.reconcile.test_feed_emails import (
-    HEADER,
-    sha,
-    test_a_refused_run_tells_no_address,
-    test_customers_and_hashes,
-    test_no_address_is_left_anywhere,
-    test_opt_outs_are_respected,
-    test_what_can_not_be_sent_is_rejected,
-    world,
-)
-from tests.spark.twins import on_both_engines
+from tests.reconcile.test_feed_emails import HEADER, sha, world
 
 
 def test_no_address_leaves_the_task_that_reads_it(tmp_path: Path) -> None:
