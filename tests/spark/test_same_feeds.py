@@ -4,6 +4,7 @@ from tests.spark.feeds import MODULES, feed_tests
 from tests.spark.twins import Twins
 
 _PATCHED = "alters a part of this process, which executors do not have"
+_BEFORE = "is about which files are read, which is settled before an engine begins"
 _CUT = "cuts the first of two runs short"
 _MIDST = "opts somebody out in the midst of the first of two runs"
 _LATER = "is about what is done with a run's files afterwards, whichever engine has made them"
@@ -15,7 +16,7 @@ ALONE = {
     "test_durable": _PATCHED,
     "test_erase": _LATER,
     "test_health": _LATER,
-    "test_known": "is about which files are read, which is settled before an engine begins",
+    "test_known": _BEFORE,
     "test_lock": "is about processes that fight for a feed",
     "test_looks": _LATER,
     "test_manifest": _LATER,
@@ -23,6 +24,8 @@ ALONE = {
     "test_retention": _LATER,
     "test_room": "is about the room for DuckDB's scratch files",
     "test_run_encrypted": "its lines can be compared once decrypted: see test_same_encrypted.py",
+    "test_run_inputs": _BEFORE,
+    "test_run_time": "is about names, which are given before an engine begins",
     "test_syncfile": "makes ID sync files, for which there is no other engine",
     "test_no_input_is_nothing_to_do_and_no_folder_is_a_fault": "has no inbox, which the copy of a world makes again",
     "test_only_one_run_of_a_feed_at_a_time": "holds the lock of the world itself, not of its copy",
@@ -36,7 +39,6 @@ ALONE = {
     "test_by_the_definition": _MANY,
     "test_an_input_that_changes_while_it_is_read_stops_the_run": _PATCHED,
     "test_id_sync_files_go_out_once_more": "runs no feed",
-    "test_the_day_of_a_key_is_that_of_the_plan": "its server keeps what another run has put there",
     "test_two_feeds_may_run_side_by_side": "runs a feed of another name",
     "test_a_row_that_gets_lost_refuses_the_run": _PATCHED,
     "test_a_run_that_has_read_all_mappings_asks_the_store_for_none": _PATCHED,
