@@ -57,9 +57,10 @@ _STRUCTURE = (
 # than `undefined`, and have no digit. No card has a letter or 20 digits, or starts with 0, 1, 7, 8 or 9.
 _SIGNS = "._+/=-"
 _SIGN_OR_WORD = f"[A-Za-z0-9{_SIGNS}]"
+_LETTER_BUT_N_U = "[A-MO-TV-Za-mo-tv-z]"
 _TEXT = "|".join(
     [
-        f"[A-MO-TV-Za-mo-tv-z]{_SIGN_OR_WORD}*",
+        f"{_LETTER_BUT_N_U}{_SIGN_OR_WORD}*",
         f"[NUnu]{_SIGN_OR_WORD}{{9,}}",
         f"[NUnu][A-Za-z{_SIGNS}]{{0,8}}[0-9]{_SIGN_OR_WORD}*",
         f"[0-9][0-9{_SIGNS}]*[A-Za-z]{_SIGN_OR_WORD}*",
@@ -67,6 +68,25 @@ _TEXT = "|".join(
 )
 _ORDINARY = re.compile(f"0+[1-9][0-9]*|[1789][0-9]*|[2-6][0-9]{{0,11}}|[2-6][0-9]{{19,}}|{_TEXT}")
 _ORDINARY_BUT_FOR_CARDS = re.compile(f"0*[1-9][0-9]*|{_TEXT}")
+
+
+class Plain(NamedTuple):
+    """A kind of IDs that both patterns match, told by bytes alone: what they begin with and consist of, how long they
+    are at most."""
+
+    starts: bytes
+    characters: bytes
+    longest: int
+
+
+def _those_of(pattern: str) -> bytes:
+    return bytes(byte for byte in range(0x80) if re.fullmatch(pattern, chr(byte)))
+
+
+PLAIN = (
+    Plain(_those_of(_LETTER_BUT_N_U), _those_of(_SIGN_OR_WORD), MAX_CUSTOMER_ID_BYTES),
+    Plain(b"123456789", b"0123456789", 12),
+)
 
 
 class Shape(NamedTuple):

@@ -77,8 +77,9 @@ class Aftermath:
         step = self._meter.step("looking why records did not match", len(fates.unmatched))
         try:
             with TemporaryDirectory(dir=scratch) as aside, closing(open_store(self._settings.store)) as store:
+                unmatched = engine.ids_of(fates.unmatched, SAMPLE_IDS)
                 found = diagnose(
-                    engine.ids_of(fates.unmatched, SAMPLE_IDS).to_batches(),
+                    unmatched.to_batches(),
                     store,
                     self._settings,
                     self._source,

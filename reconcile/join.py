@@ -96,6 +96,7 @@ class Join:
             ahead = beside.submit(self._load_mappings, engine, None, summary) if _is_large(sources) else None
             incoming = chain(held.batches(), records.batches())
             engine.stage(self._counted("reading records", incoming, lambda: records.share))
+            engine.repeated_ids()  # while mappings still come in
         superseded = engine.superseded(held.count) if held.count else np.empty(0, np.int64)
         engine.drop(superseded)
         _count_read(summary, records, waited=held.count, superseded=len(superseded))

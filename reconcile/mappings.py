@@ -9,8 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from idsync.settings import DataSource
-from idsync.store.base import EXPORT_SCHEMA
-from reconcile.engine import sql
+from reconcile.engine import halves, sql
 from reconcile.engine.duckdb import Guard
 from reconcile.errors import RunRefused
 
@@ -38,11 +37,11 @@ class Mappings:
         self._con.close()
 
     def load(self, dpid: int, batches: Iterator[pa.RecordBatch]) -> None:
-        """Take in batches of EXPORT_SCHEMA."""
-        source = Guard(batches)
-        self._con.register("export", pa.RecordBatchReader.from_batches(EXPORT_SCHEMA, source))
+        """Take in batches of a store's export."""
+        source = Guard(halves.halved(batches))
+        self._con.register("export", pa.RecordBatchReader.from_batches(halves.SCHEMA, source))
         try:
-            self._con.execute(f"INSERT INTO facts SELECT customer_id, {sql.UUID_HALVES}, {dpid}, last_seen FROM export")
+            self._con.execute(f"INSERT INTO facts SELECT customer_id, high, low, {dpid}, last_seen FROM export")
         except duckdb.Error as error:
             if source.error is not None:
                 raise source.error from None

@@ -112,7 +112,7 @@ class ChangesEngine(DuckEngine):
     def render(self, sink: Sink) -> Outcome:
         outcome = Outcome()
         staged = self.count()
-        repeats = self._repeated("records", "id")
+        repeats = self.repeated_ids()
         self._con.register("repeated_ids", pa.table({"h": repeats}))
         self._rows(f"CREATE TABLE said AS {queries.said(self._plan, repeats=bool(len(repeats)))}")
         figures = "count(*) FILTER (counted), count(*) FILTER (counted AND matched)"

@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 from idsync import ids
 from idsync.errors import IdsyncError
 from idsync.ids import IdRules
-from idsync.store.base import EXPORT_SCHEMA
 from reconcile import conflicts, lines
-from reconcile.engine import queries, sql
+from reconcile.engine import halves, queries, sql
 from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Sink, account
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
@@ -35,6 +34,8 @@ MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at
 
 _OF_USER = ("user_id", "first", "text")
 
+Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
+
 
 class DuckEngine:
     """One run's join. Use as a context manager; `scratch` must exist and be private to the run."""
@@ -44,6 +45,7 @@ class DuckEngine:
         self._con = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(scratch)})
         columns = ", ".join(f"{name} {'BIGINT' if name == 'seq' else 'VARCHAR'}" for name in sql.record_columns(plan))
         self._con.execute(f"CREATE TABLE records ({columns})")
+        self._repeated_ids: Hashes | None = None
 
     def __enter__(self) -> "DuckEngine":
         return self
@@ -59,6 +61,7 @@ class DuckEngine:
 
     def stage(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Take in records; the number of them that the table holds now."""
+        self._repeated_ids = None
         self._insert("INSERT INTO records SELECT * FROM source", self.schema, batches)
         return self.count()
 
@@ -112,6 +115,7 @@ class DuckEngine:
 
     def drop(self, seqs: Ints) -> None:
         if len(seqs):
+            self._repeated_ids = None
             self._con.register("dropped", pa.table({"seq": seqs}))
             self._con.execute("DELETE FROM records WHERE seq IN (SELECT seq FROM dropped)")
             self._con.unregister("dropped")
@@ -127,11 +131,20 @@ class DuckEngine:
         """The distinct customer IDs that are staged."""
         return [row[0] for row in self._rows("SELECT DISTINCT id FROM records")]
 
+    def repeated_ids(self) -> Hashes:
+        """The hashes of customer IDs that may stand on several records. They are kept until a record comes or goes; may
+        be asked for while `load_mappings` is at work in another thread.
+        """
+        if self._repeated_ids is None:
+            self._repeated_ids = self._repeated("records", "id")
+        return self._repeated_ids
+
     def load_mappings(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Take in a store's export, also while `stage` is at work in another thread; the number of mappings."""
-        latest = ", row_number() OVER (PARTITION BY customer_id ORDER BY last_seen DESC, uuid DESC) = 1 AS latest"
-        columns = f"customer_id, {sql.UUID_HALVES}{latest if self._plan.every_device else ''}"
-        self._insert(f"CREATE TABLE mappings AS SELECT {columns} FROM source", EXPORT_SCHEMA, batches)
+        order = "PARTITION BY customer_id ORDER BY last_seen DESC, high DESC, low DESC"
+        latest = f", row_number() OVER ({order}) = 1 AS latest" if self._plan.every_device else ""
+        statement = f"CREATE TABLE mappings AS SELECT customer_id, high, low{latest} FROM source"
+        self._insert(statement, halves.SCHEMA, halves.halved(batches))
         with self._con.cursor() as con:
             (count,) = con.execute("SELECT count(*) FROM mappings").fetchall()[0]
         return int(count)
@@ -146,11 +159,10 @@ class DuckEngine:
         rules = self._plan.other.rules if self._plan.other else self._plan.id_rules
         statement = (
             "CREATE TABLE others AS SELECT high, low, max({'seen': last_seen, 'id': customer_id})['id'] AS other_id"
-            f" FROM (SELECT customer_id, last_seen, {sql.UUID_HALVES} FROM source)"
-            " SEMI JOIN mappings USING (high, low) GROUP BY high, low"
+            " FROM source SEMI JOIN mappings USING (high, low) GROUP BY high, low"
         )
-        judged = (sendable(batch, rules, faults) for batch in batches)
-        self._insert(statement, EXPORT_SCHEMA, judged)
+        judged = halves.halved(sendable(batch, rules, faults) for batch in batches)
+        self._insert(statement, halves.SCHEMA, judged)
         for _ in judged:  # where there is nothing to join with, the statement may end early
             pass
         with self._con.cursor() as con:  # records may come in at the same time
@@ -181,7 +193,7 @@ class DuckEngine:
         of `most` or more, drawn by their hash.
         """
         self._con.register("asked", pa.table({"seq": seqs}))
-        share = 2 * most / max(len(seqs), 1)
+        share = 1.3 * most / max(len(seqs), 1)
         while True:
             drawn = f"hash(id) <= {int(share * (2**64 - 1))}" if share < 1 else "true"
             query = f"SELECT id, count(*) AS records FROM records SEMI JOIN asked USING (seq) WHERE {drawn} GROUP BY id"
@@ -194,7 +206,8 @@ class DuckEngine:
         return found
 
     def customers(self) -> Compared:
-        """Those of the mappings that were taken in."""
+        """Those of the mappings that were taken in. The records go, to make room: this comes last."""
+        self._con.execute("DROP TABLE records")
         return Compared(self._con, "mappings", "customer_id", "latest" if self._plan.every_device else "true")
 
     def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None) -> int:
@@ -241,7 +254,7 @@ class DuckEngine:
     def _find_repeats(self) -> bool:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
         hashes = {
-            "repeated_ids": self._repeated("records", "id"),
+            "repeated_ids": self.repeated_ids(),
             "repeated_users": (
                 self._repeated("mappings", queries.user_columns(self._plan))
                 if self._plan.by_uuid or self._plan.other
@@ -252,7 +265,7 @@ class DuckEngine:
             self._con.register(name, pa.table({"h": values}))
         return any(len(values) for values in hashes.values())
 
-    def _repeated(self, table: str, columns: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+    def _repeated(self, table: str, columns: str) -> Hashes:
         """The hashes of values that stand in the table more than once; a share of them at a time, to save memory."""
         shares = int(self._value(f"SELECT count(*) FROM {table}")) // HASH_SHARE_ROWS + 1
         found = []

@@ -290,9 +290,7 @@ def _keys_said_twice(plan: Plan) -> list[str]:
     return found
 
 
-# A UUID is kept in the join as its two halves of 19 digits, each of which fits 64 bits: 16 bytes in place of 58, which
-# saves a third of the join's memory. Nothing is ever compared or counted with them; the zeros in front come back here.
-UUID_HALVES = "substr(uuid, 1, 19)::UBIGINT AS high, substr(uuid, 20)::UBIGINT AS low"
+# A UUID is two numbers in the join, see `halves`.
 OPT_OUT_OF_DEVICE = "concat('uuid:', sha1(unhex(concat(lpad(high::VARCHAR, 19, '0'), lpad(low::VARCHAR, 19, '0')))))"
 # lpad takes several times as long as all else, and most halves begin with no zero.
 _HALF = "CASE WHEN {0} >= 1000000000000000000 THEN {0}::VARCHAR ELSE lpad({0}::VARCHAR, 19, '0') END"

@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from idsync.store.base import EXPORT_SCHEMA
 from idsync.store.optouts import OptedOutDevices
-from reconcile.engine import sql
+from reconcile.engine import halves
 from reconcile.engine.duckdb import Guard
 from reconcile.errors import RunRefused
 from reconcile.screen import text_buffer
@@ -58,13 +57,13 @@ class SegmentEngine:
 
     def load_mappings(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Take in a store's export of all devices; the number of mappings."""
-        schema = EXPORT_SCHEMA.append(pa.field("several", pa.bool_(), nullable=False))
+        schema = halves.SCHEMA.append(pa.field("several", pa.bool_(), nullable=False))
         field = (
             "CASE WHEN contains(customer_id, ',') OR contains(customer_id, '\"')"
             " THEN concat('\"', replace(customer_id, '\"', '\"\"'), '\"') ELSE customer_id END"
         )
-        query = f"CREATE TABLE mappings AS SELECT {sql.UUID_HALVES}, {field} AS field, several FROM source"
-        with self._fed(schema, _marked(batches)) as con:
+        query = f"CREATE TABLE mappings AS SELECT high, low, {field} AS field, several FROM source"
+        with self._fed(schema, _marked(halves.halved(batches))) as con:
             con.execute(query)
         return int(self._con.execute("SELECT count(*) FROM mappings").fetchall()[0][0])
 

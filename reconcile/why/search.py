@@ -162,7 +162,8 @@ class _Search:
     def compare(self, customers: Customers) -> None:
         names = list(self._left)
         for customer_id, alike in zip(names, customers.like(names), strict=True):
-            self._judge(customer_id, customer_id, alike, None)
+            if alike:
+                self._judge(customer_id, customer_id, alike, None)
         self._compare_affixes(customers)
 
     def diagnosis(self, data_source: str, total: int, customers: Customers | None = None) -> Diagnosis:

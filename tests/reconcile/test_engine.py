@@ -195,8 +195,23 @@ def test_ids_are_judged_as_on_the_endpoint(tmp_path: Path, texts: list[str], rul
     assert left == len(texts) - len(refused)
 
 
+# What the screen tells by its bytes, and what nearly is that.
+nearly_plain = st.from_regex(r"[A-Za-z][A-Za-z0-9._+/=-]{0,12}|[0-9]{1,20}|[Nn](ull|aN)?", fullmatch=True)
+
+
 @settings(deadline=None, max_examples=300)
-@given(st.lists(any_id, min_size=1, max_size=8), st.integers(0, 7), st.sampled_from(RULES))
+@given(
+    st.lists(any_id, min_size=1, max_size=8) | st.lists(nearly_plain | st.just(""), min_size=1, max_size=4),
+    st.integers(0, 7),
+    st.sampled_from(RULES),
+)
+@example(["null"], 0, ids.DEFAULT_RULES)
+@example(["C1", "", "C2"], 0, ids.DEFAULT_RULES)
+@example(["C1", ""], 0, ids.DEFAULT_RULES)
+@example(["C1", "x" * 513], 0, ids.DEFAULT_RULES)
+@example(["1", "4111111111111111"], 0, ids.DEFAULT_RULES)
+@example(["1", "0", "2"], 0, ids.DEFAULT_RULES)
+@example(["6f9619ff", "C1"], 0, ids.id_rules(20914))
 def test_what_the_screen_does_not_doubt_breaks_no_rule(texts: list[str], skip: int, rules: ids.IdRules) -> None:
     """Of a slice, too: its buffers hold more than it shows."""
     doubtful = doubtful_ids(pa.array(texts, pa.string())[skip:], rules)
