@@ -54,6 +54,16 @@ def test_a_worker_takes_what_the_benchmark_says() -> None:
     assert PLANNED.worker_calls_a_second < MEASURED.worker_calls_a_second / 4
 
 
+def test_larger_runs_on_spark_took_no_longer_than_reckoned() -> None:
+    told = re.findall(r"^\| (\d+) million \| (\d+) seconds \| ([\d.]+) seconds \|", README.read_text(), re.MULTILINE)
+    assert [millions for millions, _, _ in told] == ["20", "50"]
+    for millions, reckoned, measured in told:
+        assert round(sizing.spark_seconds(int(millions) * MILLION, cores=2)) == int(reckoned)
+        [found] = re.findall(rf"^\| {millions},000,000 \| [\d.]+ \| [\d.]+ \| ([\d.]+) \|", BENCH, re.MULTILINE)
+        assert found == measured
+        assert float(measured) <= int(reckoned) <= 1.2 * float(measured)
+
+
 def test_what_is_reckoned_is_enough() -> None:
     for mappings in SITES:
         need = reckon(mappings)
