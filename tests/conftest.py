@@ -42,16 +42,26 @@ def valid_output(request: pytest.FixtureRequest) -> Iterator[None]:
 _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
+_SPARK = "tests/spark/"
+_TWINS = f"{_SPARK}test_same_feeds.py"
+
+
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
+    """Where tests run side by side: those of a file stay together, and those that share a Spark."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "spark" if file.startswith("tests/spark/") else file
+        return _SPARK if file.startswith(_SPARK) and file != _TWINS else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
     return _Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what takes longest, the rest of Spark before its twins: each gets a worker, and a Spark, of its own."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(_SPARK), item.nodeid.startswith(_TWINS)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -31,7 +31,13 @@ T = TypeVar("T")
 
 # A parcel can have some megabytes: few at a time go to a task.
 _PARCELS_IN_BATCH = "8"
-_SETTINGS = {"spark.sql.execution.arrow.maxRecordsPerBatch": _PARCELS_IN_BATCH}
+# A task that is done once more has the same rows for each share, but may cut and order its parcels otherwise. Spark may
+# take that for other data, and give the job up where an executor was lost.
+_SETTINGS = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": _PARCELS_IN_BATCH,
+    "spark.sql.shuffle.orderIndependentChecksum.enabled": "false",
+    "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": "false",
+}
 _FROM_THE_INPUTS = "nothing was delivered, and the next run starts from the inputs again"
 _FROM_THE_FILES = "the frozen files wait; run again"
 _NOISE = re.compile(r"\s*(\[[A-Z_.]+\])?\s*(.{0,200})")

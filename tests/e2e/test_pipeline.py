@@ -230,7 +230,7 @@ def put_feeds(inbox: Path) -> None:
 
 def expected(minted: str) -> str:
     return (
-        f'{uuid(7)}\t"gender"="f","tier"="gold",d_sid=24,d_sid=26,d_sid=24\n'
+        f'{uuid(7)}\t"gender"="f","tier"="gold",d_sid=24,d_sid=26\n'
         f'{uuid(0)}\t"tier"="silver",d_unsid=24\n'
         f'{uuid(3)}\t"gender"="x, y","tier"="gold ",d_unsid=24\n'
         f'{DIGITS}\t"gender"="m","tier"="gold",d_sid=26,d_sid=310,d_sid=24\n'
