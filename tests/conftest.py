@@ -43,15 +43,13 @@ _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
 _SPARK = "tests/spark/"
-_TWINS = f"{_SPARK}test_same_feeds.py"
 
 
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Where tests run side by side: those of a file stay together, and those that share a Spark."""
+    """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return _SPARK if file.startswith(_SPARK) and file != _TWINS else file
+        return _SPARK if nodeid.startswith(_SPARK) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -60,8 +58,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what takes longest, the rest of Spark before its twins: each gets a worker, and a Spark, of its own."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(_SPARK), item.nodeid.startswith(_TWINS)))
+    """First what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_SPARK))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -21,6 +21,7 @@ ALONE = {
     "test_looks": _LATER,
     "test_manifest": _LATER,
     "test_receipt": _LATER,
+    "test_report": "is about how a run's figures are told, and twins compare the figures",
     "test_retention": _LATER,
     "test_room": "is about the room for DuckDB's scratch files",
     "test_run_encrypted": "its lines can be compared once decrypted: see test_same_encrypted.py",
