@@ -31,7 +31,7 @@ from reconcile.summary import Summary
 from reconcile.why import SAMPLE_IDS, Diagnosis, diagnose, explain
 
 MEMORY_LIMIT = "120MB"
-_BATCH_ROWS = 50_000
+_BATCH_ROWS = 500_000  # in each the IDs that are asked for are hashed anew
 
 Why = dict[str, Any]
 

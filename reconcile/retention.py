@@ -7,6 +7,7 @@ all feeds.
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -72,9 +73,14 @@ def purge(state: FeedState, settings: Settings, now: int) -> Purged:
             purged.reports += 1
     feed = settings.feed(state.feed)
     days_held = feed.held_days if feed else Feed.model_fields["held_days"].default
-    purged.held = tables.remove(state.held, partial(_before, held.SINCE, now - days_held * _DAY))
-    purged.sent = tables.remove(state.sent, partial(_before, sent.SEEN, now - keep.keep_state_days * _DAY))
+    purged.held = _forget(state.held, held.SINCE, now - days_held * _DAY)
+    purged.sent = _forget(state.sent, sent.SEEN, now - keep.keep_state_days * _DAY)
     return purged
+
+
+def _forget(path: Path, column: str, oldest: int) -> int:
+    """Rows whose time is before `oldest`, both in milliseconds; how many went."""
+    return tables.remove(path, partial(_before, column, oldest), columns=[column])
 
 
 def _before(column: str, oldest: int, batch: pa.RecordBatch) -> tables.Mask:

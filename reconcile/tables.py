@@ -1,6 +1,6 @@
 """Parquet files of ours, made smaller in place: streamed, so that their size does not matter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +14,22 @@ Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Choice = Callable[[pa.RecordBatch], Mask]
 
 
-def count(path: Path, choose: Choice) -> int:
-    """How many rows are chosen; 0 where there is no file."""
+def count(path: Path, choose: Choice, *, columns: Sequence[str] | None = None) -> int:
+    """How many rows are chosen, by these columns; 0 where there is no file."""
     if not path.exists():
         return 0
     with parquet.ParquetFile(path) as file:
-        return sum(int(np.count_nonzero(choose(batch))) for batch in file.iter_batches(batch_size=BATCH_ROWS))
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+        return sum(int(np.count_nonzero(choose(batch))) for batch in batches)
 
 
-def remove(path: Path, choose: Choice, *, keep_empty: bool = False) -> int:
-    """Remove the rows that are chosen, and the file once it is empty, unless an empty one says something.
+def remove(path: Path, choose: Choice, *, columns: Sequence[str] | None = None, keep_empty: bool = False) -> int:
+    """Remove the rows that are chosen, by these columns, and the file once it is empty, unless an empty one says
+    something.
 
     How many rows went. All or nothing.
     """
-    if not (removed := count(path, choose)):
+    if not (removed := count(path, choose, columns=columns)):
         return 0
     with parquet.ParquetFile(path) as file:
         if removed == file.metadata.num_rows and not keep_empty:
