@@ -78,6 +78,8 @@ class Aftermath:
         try:
             with TemporaryDirectory(dir=scratch) as aside, closing(open_store(self._settings.store)) as store:
                 unmatched = engine.ids_of(fates.unmatched, SAMPLE_IDS)
+                if fates.among_all:
+                    engine.let_records_go()
                 found = diagnose(
                     unmatched.to_batches(),
                     store,

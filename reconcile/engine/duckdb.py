@@ -205,9 +205,12 @@ class DuckEngine:
         self._con.unregister("asked")
         return found
 
-    def customers(self) -> Compared:
-        """Those of the mappings that were taken in. The records go, to make room: this comes last."""
+    def let_records_go(self) -> None:
+        """To make room for what comes after the join; nothing that asks for a record may follow."""
         self._con.execute("DROP TABLE records")
+
+    def customers(self) -> Compared:
+        """Those of the mappings that were taken in."""
         return Compared(self._con, "mappings", "customer_id", "latest" if self._plan.every_device else "true")
 
     def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None) -> int:

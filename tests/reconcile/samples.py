@@ -3,10 +3,13 @@
 import csv
 import gzip
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boto3
+import pytest
 from pyarrow import parquet
 
 from idsync import config
@@ -17,6 +20,10 @@ from idsync.store.optouts import OptOut
 from reconcile.progress import Meter
 from reconcile.run import run
 from reconcile.summary import Summary
+from tests.s3 import moto_s3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 HEADER = ("id", "gender", "tier", "traits")
 NOW = 1_790_000_000_000
@@ -56,6 +63,18 @@ SIGNALS = 'signals = ["gender", "tier"]\ntrait_columns = ["traits"]\n'
 
 def uuid(number: int) -> str:
     return str(number).zfill(38)
+
+
+@contextmanager
+def inputs_in_s3(patch: pytest.MonkeyPatch, place: str) -> Iterator[tuple["S3Client", str]]:
+    """Worlds read from a bucket of S3, and a pattern in it. Its client, and what their feed has to say of it."""
+    patch.setenv("AWS_ACCESS_KEY_ID", "id")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    patch.setattr(f"{__name__}.TEMPLATE", TEMPLATE.replace('inputs = "inbox/*"', f'inputs = "s3://{place}"'))
+    with moto_s3() as url:
+        client: S3Client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket=place.partition("/")[0])
+        yield client, f'inputs_endpoint_url = "{url}"\ninputs_region = "us-east-1"\n'
 
 
 @dataclass

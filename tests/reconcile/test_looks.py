@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
@@ -17,9 +16,7 @@ from reconcile.delivery.directory import DirectoryDelivery
 from reconcile.errors import DestinationUnavailable, RunRefused
 from reconcile.ledger import Ledger
 from reconcile.overview import Overview, overview
-from tests.reconcile import samples
-from tests.reconcile.samples import NOW, NOW_SECONDS, SIGNALS, World, uuid
-from tests.s3 import moto_s3
+from tests.reconcile.samples import NOW, NOW_SECONDS, SIGNALS, World, inputs_in_s3, uuid
 
 DAY = 86_400_000
 
@@ -105,16 +102,10 @@ def test_feeds_on_a_terminal_and_as_json(world: World) -> None:
 
 
 def test_objects_that_wait_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
-    elsewhere = samples.TEMPLATE.replace('inputs = "inbox/*"', 'inputs = "s3://inbox/in/*"')
-    monkeypatch.setattr(samples, "TEMPLATE", elsewhere)
-    with moto_s3() as url:
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
-        client.create_bucket(Bucket="inbox")
+    with inputs_in_s3(monkeypatch, "inbox/in/*") as (client, settings):
         for key in ("in/a.csv", "in/b.csv.part"):
             client.put_object(Bucket="inbox", Key=key, Body=b"id,gender\nc1,f\n")
-        world = World(tmp_path, f'signals = ["gender"]\ninputs_endpoint_url = "{url}"\ninputs_region = "us-east-1"\n')
+        world = World(tmp_path, f'signals = ["gender"]\n{settings}')
         found = glance(world)
         assert (found.waiting, found.waiting_bytes) == (1, 15)
         written = client.head_object(Bucket="inbox", Key="in/a.csv")["LastModified"]

@@ -3,28 +3,19 @@
 import os
 from pathlib import Path
 
-import boto3
 import pytest
 
-from tests.reconcile import samples
-from tests.reconcile.samples import NOW, World, uuid
-from tests.s3 import moto_s3
+from tests.reconcile.samples import NOW, World, inputs_in_s3, uuid
 
 
 def test_a_run_over_objects_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another encoding, with another delimiter and other names; rejects name the object, and no copy stays."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
-    elsewhere = samples.TEMPLATE.replace('inputs = "inbox/*"', 'inputs = "s3://inbox/in/*"')
-    monkeypatch.setattr(samples, "TEMPLATE", elsewhere)
-    with moto_s3() as url:
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
-        client.create_bucket(Bucket="inbox")
+    with inputs_in_s3(monkeypatch, "inbox/in/*") as (client, settings):
         client.put_object(
             Bucket="inbox", Key="in/a.csv", Body="KUNDE;gender\nc1;ü\nnobody;m\nbroken\n".encode("cp1252")
         )
         feed = 'signals = ["gender"]\ncolumns = { id = "KUNDE" }\nencoding = "cp1252"\nmax_rejected = 1.0\n'
-        world = World(tmp_path, f'{feed}inputs_endpoint_url = "{url}"\ninputs_region = "us-east-1"\n')
+        world = World(tmp_path, feed + settings)
         world.sync(("c1", uuid(1)))
         rehearsed = world.run(dry_run=True)
         assert (rehearsed.matched, rehearsed.unmatched, rehearsed.rejected) == (1, 1, 1)
@@ -45,15 +36,8 @@ def test_a_run_over_objects_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_object_may_say_again_what_an_earlier_one_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
-    elsewhere = samples.TEMPLATE.replace('inputs = "inbox/*"', 'inputs = "s3://again/*"')
-    monkeypatch.setattr(samples, "TEMPLATE", elsewhere)
-    with moto_s3() as url:
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
-        client.create_bucket(Bucket="again")
-        feed = 'trait_columns = ["traits"]\ninputs_region = "us-east-1"\n'
-        world = World(tmp_path, f'{feed}inputs_endpoint_url = "{url}"\n', changes={})
+    with inputs_in_s3(monkeypatch, "again/*") as (client, settings):
+        world = World(tmp_path, f'trait_columns = ["traits"]\n{settings}', changes={})
         world.sync(("c1", uuid(1)))
         for key, trait in (("1.csv", 24), ("2.csv", 25), ("3.csv", 24), ("4.csv", 24)):
             client.put_object(Bucket="again", Key=key, Body=f"id,traits\nc1,{trait}\n".encode())
