@@ -7,8 +7,9 @@ the last time that a record said so, in milliseconds.
 
 Nearly every record says what it said before, and the one question to ask of it is whether its mark is known: the marks
 are 8 bytes a row, so that the question costs little. (That a changed record is taken for unchanged has a chance of one
-in 10^12 with ten million rows.) What is new goes out as the plain join renders it; what touches a user of whom
-something was sent before is settled by `reconcile.changes`, user by user.
+in 10^12 with ten million rows.) What is new goes out as the plain join renders it, with the traits that are lost where
+the same customer, and no other, said something of the user before. What touches a user of whom several rows speak is
+settled by `reconcile.changes`, user by user.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -29,6 +30,7 @@ from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 
 _UUID_FIELDS = [(name, pa.uint64()) for name in ("high", "low")]
+_PLACE = pa.field("place", pa.int64())  # of a row in what was sent
 
 
 def sent_schema(plan: Plan) -> pa.Schema:
@@ -49,18 +51,20 @@ class ChangesEngine(DuckEngine):
         self._user, self._key = queries.user_columns(plan), queries.sent_key(plan)
         self._schema = sent_schema(plan)
         self._con.register("outdated", pa.table({"seq": pa.array([], pa.int64())}))
+        self._rows("SET scalar_subquery_error_on_multiple_rows = false")  # two marks are alike once in 10^5 runs
         self._refused: set[tuple[Any, ...]] = set()
 
     def load_sent(self, path: Path | None, now: int, *, oldest: int, marked: bool) -> int:
         """Take what was sent, from `oldest` (milliseconds) on; the number of rows. `marked`: the marks are ours."""
         self._now = now
         if path is None:
-            self._con.register("sent_file", self._schema.empty_table())
+            self._con.register("sent_file", self._schema.append(_PLACE).empty_table())
         else:
-            self._rows(f"CREATE VIEW sent_file AS FROM read_parquet({sql.literal(str(path))})")
+            file = f"read_parquet({sql.literal(str(path))}, file_row_number = true)"
+            self._rows(f"CREATE VIEW sent_file AS SELECT *, file_row_number AS place FROM {file}")
         mark = "mark" if marked else "NULL::UBIGINT AS mark"
         self._rows(
-            f"CREATE VIEW sent AS SELECT {self._key}, {mark}, traits, seen FROM sent_file WHERE seen >= {oldest}"
+            f"CREATE VIEW sent AS SELECT {self._key}, {mark}, traits, seen, place FROM sent_file WHERE seen >= {oldest}"
         )
         self._rows(f"CREATE TABLE gone AS SELECT {self._key}, traits, true AS told FROM sent LIMIT 0")
         return int(self._value("SELECT count(*) FROM sent"))
@@ -137,17 +141,16 @@ class ChangesEngine(DuckEngine):
         names, user = self._key, self._user
         refused = pa.schema([self._schema.field(name) for name in names.split(", ")])
         self._con.register("refused", _table(self._refused, refused))
-        replaced = f"SELECT {names} FROM before ANTI JOIN refused USING ({names}) UNION ALL SELECT {names} FROM gone"
-        self._rows(f"CREATE TABLE replaced AS {replaced}")
+        replaced = f"SELECT place FROM before ANTI JOIN refused USING ({names})"
+        self._rows(f"CREATE TABLE replaced AS {replaced} UNION SELECT place FROM near SEMI JOIN gone USING ({names})")
+        new = f"FROM changed ANTI JOIN woven USING ({user})"
         query = (
-            f"SELECT {names}, mark, traits, CASE WHEN mark IN (FROM touched) THEN {self._now} ELSE seen END AS seen"
-            f" FROM sent ANTI JOIN replaced USING ({names})"
-            f" UNION ALL SELECT {names}, mark, traits, {self._now} FROM changed ANTI JOIN woven USING ({user})"
-            " UNION ALL FROM woven_rows"
+            f"SELECT {names}, mark, traits, {self._seen()} AS seen FROM sent ANTI JOIN replaced USING (place)"
+            f" UNION ALL SELECT {names}, mark, traits, {self._now} {new} UNION ALL FROM woven_rows"
         )
-        kept = f"SELECT (SELECT count(*) FROM sent) - (SELECT count(*) FROM sent SEMI JOIN replaced USING ({names}))"
-        new = f"SELECT count(*) FROM changed ANTI JOIN woven USING ({user})"
-        expected = int(self._value(f"SELECT ({kept}) + ({new}) + (SELECT count(*) FROM woven_rows)"))
+        added = f"(SELECT count(*) {new}) + (SELECT count(*) FROM woven_rows)"
+        kept = "(SELECT count(*) FROM sent) - (SELECT count(*) FROM replaced)"
+        expected = int(self._value(f"SELECT {kept} + {added}"))
         if path is None:
             return expected
         known = ", ".join(f"{sql.literal(name)}: {sql.literal(value)}" for name, value in metadata.items())
@@ -167,35 +170,42 @@ class ChangesEngine(DuckEngine):
         (count,) = self._rows(f"INSERT INTO gone FROM ({rows}) ANTI JOIN gone USING ({self._key})")[0]
         return int(count)
 
+    def _seen(self) -> str:
+        """When a row that stays was last said: now, or before. Told by the places of those of which there are fewer."""
+        again = " UNION ALL ".join(f"SELECT place FROM {table} WHERE place IS NOT NULL" for table in ("said", "marks"))
+        places, said = (self._con.sql(query).fetchnumpy()["place"] for query in ("SELECT place FROM sent", again))
+        is_said = np.zeros(int(places.max(initial=-1)) + 1, bool)
+        is_said[said] = True
+        unsaid = places[~is_said[places]]
+        few, of_few, of_others = (said, self._now, "seen") if len(said) < len(unsaid) else (unsaid, "seen", self._now)
+        self._con.register("few", pa.table({"place": few}))
+        return f"CASE WHEN place IN (FROM few) THEN {of_few} ELSE {of_others} END"
+
     def _mark_several(self) -> None:
         """One mark for all records of a customer; string_agg does not spill, so a part of the customers at a time."""
-        parts = int(self._value("SELECT count(*) FROM said WHERE due AND NOT single")) // MERGE_PART_ROWS + 1
-        self._rows(f"CREATE TABLE several AS {queries.several(self._plan, parts)}")
+        parts = -(-int(self._value("SELECT count(*) FROM said WHERE due AND NOT single")) // MERGE_PART_ROWS)
+        self._rows(f"CREATE TABLE several AS {queries.several(self._plan, max(parts, 1))}")
         marks = queries.marks_of_several(self._plan)
-        self._rows(f"CREATE TABLE marks AS {marks.replace('?', '0')}")
-        for part in range(1, parts):
+        self._rows(f"CREATE TABLE marks AS {marks.replace('?', '0')} LIMIT 0")
+        for part in range(parts):
             self._rows(f"INSERT INTO marks {marks.replace('?', str(part))}")
 
     def _find_changed(self) -> None:
-        """The tables `changed`, `before` (what was sent for them), `touched` marks, `mute` records, `woven` users."""
-        user = self._user
-        single = f"SELECT {self._key}, seq, mark, traits, text FROM said WHERE due AND single AND NOT known"
-        several = f"SELECT {self._key}, NULL, mark, '', '' FROM marks WHERE NOT known"
+        """The tables `changed`, `near` (what was sent to their users, and to those of `gone`), `before` (what was sent
+        for them), `mute` records, `woven` users."""
+        key, user = self._key, self._user
+        single = f"SELECT {key}, seq, mark, traits, text FROM said WHERE due AND single AND place IS NULL"
+        several = f"SELECT {key}, NULL, mark, '', '' FROM marks WHERE place IS NULL"
         self._rows(f"CREATE TABLE changed AS {single} UNION ALL {several}")
-        marks = " UNION ALL ".join(f"SELECT mark FROM {table} WHERE known" for table in ("said", "marks"))
-        self._rows(f"CREATE TABLE touched AS {marks}")
-        self._rows(f"CREATE TABLE before AS SELECT {self._key}, traits FROM sent SEMI JOIN changed USING ({self._key})")
+        users = f"SELECT {user} FROM changed UNION ALL SELECT {user} FROM gone"
+        self._rows(f"CREATE TABLE near AS SELECT {key}, traits, place FROM sent SEMI JOIN ({users}) USING ({user})")
+        self._rows(f"CREATE TABLE before AS FROM near SEMI JOIN changed USING ({key})")
         # nothing to say now, and nothing said before
-        mute = f"SELECT {self._key}, seq FROM changed ANTI JOIN before USING ({self._key}) WHERE mark IS NULL"
+        mute = f"SELECT {key}, seq FROM changed ANTI JOIN before USING ({key}) WHERE mark IS NULL"
         self._rows(f"CREATE TABLE mute AS {mute}")
-        same = " AND ".join(f"changed.{name} = mute.{name}" for name in self._key.split(", "))
+        same = " AND ".join(f"changed.{name} = mute.{name}" for name in key.split(", "))
         self._rows(f"DELETE FROM changed USING mute WHERE {same}")
-        self._rows(
-            f"CREATE TABLE woven AS SELECT {user} FROM before UNION SELECT {user} FROM gone"
-            f" UNION SELECT {user} FROM changed WHERE seq IS NULL"
-            f" UNION SELECT {user} FROM sent SEMI JOIN changed USING ({user})"
-            f" UNION SELECT {user} FROM changed GROUP BY ALL HAVING count(*) > 1"
-        )
+        self._rows(f"CREATE TABLE woven AS {queries.woven(self._plan)}")
 
     def _count_records(self, outcome: Outcome) -> None:
         """Each is one that says something new to any device, or else silent, or unchanged, if meant for anybody."""
@@ -210,7 +220,8 @@ class ChangesEngine(DuckEngine):
 
     def _weave(self, sink: Sink, outcome: Outcome) -> None:
         """What is to be sent to users of whom something is known already, a block of lines at a time."""
-        self._rows("CREATE TABLE woven_rows AS FROM sent LIMIT 0")
+        self._con.register("no_rows", self._schema.empty_table())
+        self._rows("CREATE TABLE woven_rows AS FROM no_rows")
         block: list[str] = []
         kept: list[tuple[Any, ...]] = []
         for user_id, rows in self._users():

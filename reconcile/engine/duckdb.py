@@ -289,9 +289,8 @@ class DuckEngine:
                 lengths, text = text_buffer(batch.column("line"))
                 if done := int(np.count_nonzero(lengths)):
                     sink.write(text, done)
-                dropped = batch.column("dropped").to_numpy()
-                for at in np.flatnonzero(dropped):
-                    outcome.drop(int(dropped[at]), int(batch.column("first")[int(at)].as_py()))
+                dropped, firsts = (batch.column(name).to_numpy() for name in ("dropped", "first"))
+                outcome.drop(int(dropped.sum()), *firsts[dropped > 0][:SAMPLES].tolist())
                 packed = self._decide(batch.filter(pc.is_valid(batch.column("text"))), outcome)
                 if packed:
                     sink.write(memoryview("".join(packed).encode()), len(packed))

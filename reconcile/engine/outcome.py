@@ -56,10 +56,10 @@ class Outcome:
     unmatched: list[Ints] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
-    def drop(self, items: int, seq: int) -> None:
-        """Count items of one user that were dropped for others."""
+    def drop(self, items: int, *seqs: int) -> None:
+        """Count items of users that were dropped for others; `seqs`: the first records of the first such users."""
         self.conflicts += items
-        self.conflict_seqs = sorted([*self.conflict_seqs, seq])[:SAMPLES]
+        self.conflict_seqs = sorted([*self.conflict_seqs, *seqs])[:SAMPLES]
 
 
 def account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:

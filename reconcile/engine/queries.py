@@ -93,43 +93,54 @@ def merged_lines(plan: Plan) -> str:
     items = f"string_split(text, '{SEPARATOR}')[2:] AS items"  # in a column: within a lambda it is split for each item
     if plan.policy == "all":
         settled, dropped = "list_filter(items, lambda item, place: list_position(items, item) = place)", "0"
-        subjects = "NULL"
+        subjects = meanings = "NULL"
     else:
-        subjects = f"list_transform(items, lambda item: {_SUBJECT})"
-        firsts = "lambda place: list_position(subjects, subjects[place]) = place"
+        subjects, meanings = f"list_transform(items, lambda item: {_SUBJECT})", _MEANINGS
         last = "len(items) + 1 - list_position(backwards, subjects[place])"
         chosen = "place" if plan.policy == "first" else last
-        settled = f"list_transform(list_filter(range(1, len(items) + 1), {firsts}), lambda place: items[{chosen}])"
-        dropped = f"list_unique(list_transform(items, lambda item: {_MEANING})) - len(settled)"
+        settled = f"list_transform({_firsts('subjects')}, lambda place: items[{chosen}])"
+        dropped = f"len({_firsts('meanings')}) - len(settled)"
     return (
         "SELECT user_id, first, CASE WHEN open THEN text END AS text,"
         f" CASE WHEN open THEN 0 ELSE {dropped} END::BIGINT AS dropped,"
         " CASE WHEN NOT open THEN concat(user_id, chr(9), array_to_string(settled, ','), chr(10)) END AS line"
         f" FROM (SELECT *, CASE WHEN NOT open THEN {settled} END AS settled"
         " FROM (SELECT *, list_reverse(subjects) AS backwards"  # in a column: within a lambda it is made for each item
-        f" FROM (SELECT *, CASE WHEN NOT open THEN {subjects} END AS subjects"
+        f" FROM (SELECT *, CASE WHEN NOT open THEN {subjects} END AS subjects,"
+        f" CASE WHEN NOT open THEN {meanings} END AS meanings"
         f" FROM (SELECT *, {user_id(plan)} AS user_id, {_open(plan)} AS open, {items}"
-        f" FROM (SELECT {user}, string_agg(text, '' ORDER BY seq) AS text, min(seq) AS first FROM repeats"
+        f" FROM (SELECT {user}, array_to_string(list(text ORDER BY seq), '') AS text, min(seq) AS first FROM repeats"
         f" WHERE part = ? AND text <> '' GROUP BY {user}))))) ORDER BY first"
     )
 
 
-# As in `conflicts`, but that keys are compared with their case. What counts characters takes several times as long as
-# what does not: so an item is told by the number of its first character, and only a trait with zeros is trimmed.
-_TRAIT = "CASE WHEN contains(item, '=0') THEN ltrim(split_part(item, '=', 2), '0') ELSE split_part(item, '=', 2) END"
+# As in `conflicts`, but that keys are compared with their case, and traits with their zeros. What counts characters
+# takes several times as long as what does not: so an item is told by the number of its first character.
 _SUBJECT = (
-    f"""CASE ascii(item) WHEN ascii('"') THEN split_part(item, '"=', 1) WHEN ascii('d') THEN {_TRAIT} ELSE item END"""
+    """CASE ascii(item) WHEN ascii('"') THEN split_part(item, '"=', 1)"""
+    " WHEN ascii('d') THEN split_part(item, '=', 2) ELSE item END"
 )
-_MEANING = f"CASE ascii(item) WHEN ascii('d') THEN concat(split_part(item, '=', 1), {_TRAIT}) ELSE lower(item) END"
+_MEANINGS = (
+    f"CASE WHEN contains(text, '{SEPARATOR}ic=')"
+    " THEN list_transform(items, lambda item: CASE WHEN ascii(item) = ascii('i') THEN item ELSE lower(item) END)"
+    f" ELSE string_split(lower(text), '{SEPARATOR}')[2:] END"
+)
+
+
+def _firsts(texts: str) -> str:
+    """The places of a list at which something stands for the first time."""
+    return f"list_filter(range(1, len({texts}) + 1), lambda place: list_position({texts}, {texts}[place]) = place)"
 
 
 def _open(plan: Plan) -> str:
     """Whether a text may need `conflicts`, or is long."""
     tests = [f"strlen(text) > {_SHORT_BYTES}"]
     keys = {item.key for item in plan.items if isinstance(item, SignalItem)} | {key for key, _ in plan.constants}
-    if plan.policy != "all" and len({key.lower() for key in keys}) < len(keys):
-        return "true"
-    if plan.policy == "all" and any(getattr(item, "removes", False) for item in plan.items):
+    if plan.policy != "all":
+        if len({key.lower() for key in keys}) < len(keys):
+            return "true"
+        tests += [f"contains(text, '{SEPARATOR}{mark}0')" for mark in (ADD, REMOVE)]
+    elif any(getattr(item, "removes", False) for item in plan.items):
         tests.append(f"contains(text, '{SEPARATOR}{REMOVE}') AND contains(text, '{SEPARATOR}{ADD}')")
     return " OR ".join(tests)
 
@@ -145,8 +156,8 @@ def said(plan: Plan, *, repeats: bool) -> str:
     """Every record with what it says to whom, for `engine.changes`: one row for each user that it is meant for.
 
     `meant` for somebody, `due` unless a later file has a record of the same customer, `single` if no other record may
-    be of the same customer, and it does not contradict itself. Of a single record: its `mark`, whether that is
-    `known`, and, if not, customer, text and traits.
+    be of the same customer, and it does not contradict itself. Of a single record: its `mark`, the `place` of the row
+    of what was sent that has it, too, and, if there is none, customer, text and traits.
     """
     tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
     if repeats:
@@ -161,16 +172,17 @@ def said(plan: Plan, *, repeats: bool) -> str:
         f" FROM (SELECT *, CASE WHEN due AND single THEN {sql.text_of(plan)} ELSE '' END AS text FROM ({due}))"
     )
     new = ", ".join(
-        f"CASE WHEN due AND single AND NOT known THEN {value} END AS {name}"
+        f"CASE WHEN due AND single AND place IS NULL THEN {value} END AS {name}"
         for name, value in (("customer_id", "id"), ("text", "text"), ("traits", sql.traits_in_force(plan)))
     )
     return (
-        f"SELECT seq, {device}, matched, counted, meant, due, single, known, mark, {new}"
-        f" FROM (SELECT *, {_KNOWN} FROM ({marked}))"
+        f"SELECT seq, {device}, matched, counted, meant, due, single, mark, place, {new}"
+        f" FROM (SELECT *, {_PLACE} FROM ({marked}) m)"
     )
 
 
-_KNOWN = "coalesce(mark IN (SELECT mark FROM sent WHERE mark IS NOT NULL), false) AS known"
+# of two with one mark any is good: see `engine.changes`
+_PLACE = "(SELECT place FROM sent WHERE sent.mark = m.mark) AS place"
 
 
 def several(plan: Plan, parts: int) -> str:
@@ -186,17 +198,41 @@ def several(plan: Plan, parts: int) -> str:
 def marks_of_several(plan: Plan) -> str:
     key = sent_key(plan)
     return (
-        f"SELECT *, {_KNOWN} FROM (SELECT {key}, CASE WHEN text <> '' THEN hash({key}, text) END AS mark"
-        f" FROM (SELECT {key}, string_agg(text, '' ORDER BY seq) AS text FROM several WHERE part = ? GROUP BY ALL))"
+        f"SELECT *, {_PLACE} FROM (SELECT {key}, CASE WHEN text <> '' THEN hash({key}, text) END AS mark"
+        f" FROM (SELECT {key}, string_agg(text, '' ORDER BY seq) AS text FROM several WHERE part = ? GROUP BY ALL)) m"
+    )
+
+
+def woven(plan: Plan) -> str:
+    """Users of whom several rows speak, or one that takes `conflicts` to be compared with what was sent before."""
+    key, user = sent_key(plan), user_columns(plan)
+    hard = f"mark IS NULL OR contains(text, '{REMOVE}') OR strlen(text) + strlen(before.traits) > {_SHORT_BYTES}"
+    return (
+        f"SELECT {user} FROM gone UNION SELECT {user} FROM changed WHERE seq IS NULL"
+        f" UNION SELECT {user} FROM changed GROUP BY ALL HAVING count(*) > 1"
+        f" UNION SELECT {user} FROM near SEMI JOIN changed USING ({user}) ANTI JOIN before USING ({key})"
+        f" UNION SELECT {user} FROM changed JOIN before USING ({key}) WHERE {hard}"
     )
 
 
 def new_lines(plan: Plan) -> str:
-    """The lines of users of whom nothing was sent before, and of whom one record speaks."""
+    """The lines of changed users who are not woven: what the one record says, and the traits that it no longer does."""
     return (
-        f"SELECT concat({user_id(plan)}, chr(9), substr(text, 2), chr(10)) AS line"
-        f" FROM changed ANTI JOIN woven USING ({user_columns(plan)})"
+        f"SELECT concat({user_id(plan)}, chr(9), substr(text, 2), {_LOST}, chr(10)) AS line"
+        f" FROM (FROM changed ANTI JOIN woven USING ({user_columns(plan)}))"
+        f" LEFT JOIN (SELECT {sent_key(plan)}, traits AS was FROM before) USING ({sent_key(plan)})"
     )
+
+
+_NUMBERS = "list_transform(string_split(nullif({0}, ''), ','), lambda trait: trait::BIGINT)"
+_LOST_NUMBERS = (
+    f"list_sort(list_distinct(list_filter({_NUMBERS.format('was')}, lambda trait:"
+    f" NOT coalesce(list_contains({_NUMBERS.format('traits')}, trait), false))))"
+)
+_LOST = (
+    f"CASE WHEN was <> traits THEN array_to_string(list_transform({_LOST_NUMBERS},"
+    f" lambda trait: concat(',{REMOVE}', trait)), '') END"
+)
 
 
 def rows_of_users(plan: Plan) -> str:
@@ -210,8 +246,8 @@ def rows_of_users(plan: Plan) -> str:
         f"SELECT 0 AS kind, {said_now} FROM ({changed} SEMI JOIN woven USING ({user})) JOIN records USING (seq)",
         f"SELECT 0, {said_now} FROM (SELECT {key}, several.seq, changed.mark FROM several JOIN changed USING ({key}))"
         " JOIN records USING (seq)",
-        f"SELECT 1, {key}, {nothing}, traits, false FROM before",
-        f"SELECT 2, {key}, {nothing}, traits, false FROM sent SEMI JOIN woven USING ({user})"
+        f"SELECT 1, {key}, {nothing}, traits, false FROM before SEMI JOIN woven USING ({user})",
+        f"SELECT 2, {key}, {nothing}, traits, false FROM near SEMI JOIN woven USING ({user})"
         f" ANTI JOIN changed USING ({key}) ANTI JOIN gone USING ({key})",
         f"SELECT 3, {key}, {nothing}, traits, told FROM gone",
     )

@@ -40,7 +40,7 @@ class ChangesShare(ShareEngine, ChangesEngine):
         """Take in what `recalled`, or `routed_sent`, gives, in place of `load_sent`."""
         self._now = now
         self._insert("CREATE TABLE sent_rows AS FROM source", _schema(self._plan), batches)
-        self._rows(f"CREATE VIEW sent AS SELECT {', '.join(self._schema.names)} FROM sent_rows")
+        self._rows(f"CREATE VIEW sent AS SELECT {', '.join(self._schema.names)}, rowid AS place FROM sent_rows")
         self._rows(f"CREATE TABLE gone AS SELECT {self._key}, traits, told FROM sent_rows WHERE told IS NOT NULL")
 
     def lose(self, before: Before, opt_outs: OptOuts, *, told: bool) -> Lost:

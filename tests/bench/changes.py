@@ -3,8 +3,9 @@
     python -m tests.bench.changes [--records 10000000] [--folder DIR]
 
 Mappings for seven tenths of the customers, in SQLite. The first run with `changes_only` sends all and remembers it; the
-second reads a full export in which one record in a hundred says something new. The small feed has 10,000 records
-against all mappings: only those of its own customers are read. Each row of the table is a process of its own.
+second reads a full export in which one record in a hundred has another tier and another trait. The small feed has
+10,000 records against all mappings: only those of its own customers are read. Each row of the table is a process of its
+own.
 """
 
 import argparse
@@ -29,8 +30,11 @@ def make(folder: Path, records: int) -> tuple[Path, Path, Path, Store]:
     store = Store(url=f"sqlite:///{folder}/changes-{records}.db")
     numbered = data.records(f"range({records})")
     if not changed.exists():
-        tier = "CASE WHEN hash(customer_id, 11) % 100 = 0 THEN 'platinum' ELSE tier END"
-        duckdb.execute(f"COPY (SELECT * REPLACE ({tier} AS tier) FROM ({numbered})) TO '{changed}' (HEADER)")
+        new = "hash(customer_id, 11) % 100 = 0"
+        other = (
+            f"CASE WHEN {new} THEN 'platinum' ELSE tier END AS tier, CASE WHEN {new} THEN '7' ELSE traits END AS traits"
+        )
+        duckdb.execute(f"COPY (SELECT * REPLACE ({other}) FROM ({numbered})) TO '{changed}' (HEADER)")
         every = max(records // SMALL, 1)
         duckdb.execute(f"COPY ({data.records(f'range(0, {records}, {every})')}) TO '{small}' (HEADER)")
     if not Path(store.url.removeprefix("sqlite:///")).exists():

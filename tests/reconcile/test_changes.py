@@ -83,6 +83,12 @@ def test_rules_that_remove(tmp_path: Path) -> None:
     assert send(feed, ("c1", "", "x", ""), ("c2", "", "x", "")) == [f'{uuid(1)}\t"tier"="x",d_unsid=7']
 
 
+def test_lost_traits_are_told_once_each_in_order(tmp_path: Path) -> None:
+    feed = world(tmp_path)
+    send(feed, ("c1", "f", "", "30,9,26,9,100"))
+    assert send(feed, ("c1", "m", "", "26")) == [f'{uuid(1)}\t"gender"="m",d_sid=26,d_unsid=9,d_unsid=30,d_unsid=100']
+
+
 def test_a_trait_spelled_in_another_way_is_the_same_trait(tmp_path: Path) -> None:
     feed = world(tmp_path)
     assert send(feed, ("c1", "", "", "024,26")) == [f"{uuid(1)}\td_sid=024,d_sid=26"]
@@ -326,15 +332,18 @@ def test_erasure_reaches_what_waits_for_the_delivery(tmp_path: Path, monkeypatch
     assert list(feed.state.glob("sent/*")) == []
 
 
-def test_users_not_seen_for_long_are_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("records", [1, 2])
+@pytest.mark.parametrize("others", [["c2"], ["c2", "c3"]])
+def test_users_not_seen_for_long_are_forgotten(tmp_path: Path, records: int, others: list[str]) -> None:
+    """Whether most of them were said again, or few."""
     feed = world(tmp_path, SIGNALS + "[reconcile]\nkeep_state_days = 10\n")
-    send(feed, ("c1", "", "", "24"), ("c2", "", "", "25"))
+    send(feed, *[("c1", "", "", "24")] * records, *[(name, "", "", "25") for name in others])
     feed.now += 9 * DAY
-    assert send(feed, ("c1", "", "", "24")) == []
+    assert send(feed, *[("c1", "", "", "24")] * records) == []
     feed.now += 2 * DAY
     rehearsed = feed.run(dry_run=True)
     assert rehearsed.lines == 0
-    assert retention.sweep(feed.settings, feed.now)[0]["daily"].sent == 1
+    assert retention.sweep(feed.settings, feed.now)[0]["daily"].sent == len(others)
     assert kept(feed) == {("c1", 1): "24"}
     assert send(feed, ("c1", "", "", "25"), ("c2", "", "", "26")) == [
         f"{uuid(1)}\td_sid=25,d_unsid=24",
@@ -390,6 +399,16 @@ def test_a_user_with_too_many_lines_stays_as_it_was(tmp_path: Path, monkeypatch:
     assert feed.last.reasons == {"too-many-lines": 3}
     assert kept(feed) == {("c1", 1): "24", ("c2", 2): "26"}
     assert send(feed, ("c1", "", "", "25")) == [f"{uuid(1)}\td_sid=25,d_unsid=24"]
+
+
+def test_lost_traits_may_be_what_a_line_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINES_PER_USER", 1)
+    feed = world(tmp_path, 'signals = ["gender"]\ntrait_columns = ["traits"]\nmax_rejected = 1\n')
+    send(feed, ("c1", "", "", "24"))
+    value = "f" * (lines.MAX_LINE_BYTES - len(f'{uuid(1)}\t"gender"=""\n'))
+    assert send(feed, ("c1", value, "", "")) == []
+    assert feed.last.reasons == {"too-many-lines": 1}
+    assert kept(feed) == {("c1", 1): "24"}
 
 
 def test_a_row_that_gets_lost_refuses_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,19 @@ def test_in_every_kind_of_feed(tmp_path: Path, policy: str, options: str, change
     assert set(summary.conflict_samples) == {f"{path}, line {line}" for line in (2, 5)}
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("trait", ["7", "07"])
+def test_case_and_zeros_mean_in_a_run_what_they_mean_by_the_rules(tmp_path: Path, policy: Policy, trait: str) -> None:
+    """A code is another in another case, a value or a number with zeros is not."""
+    world = World(tmp_path, CONFLICTS.format(policy, ""))
+    world.sync(("a", uuid(1)))
+    world.put("1.csv", [("a", "F", "gold", f"{trait},ic=Gold"), ("a", "f", "Gold", "7,ic=gold"), ("a", "F", "", "7:0")])
+    said = f'"gender"="F","tier"="gold",d_sid={trait},ic=Gold,"gender"="f","tier"="Gold",d_sid=7,ic=gold,"gender"="F"'
+    found = conflicts.resolve([*lines.split_items(said), "d_unsid=7"], policy)
+    assert world.run().conflicts == found.dropped == 1
+    assert world.lines() == [f"{uuid(1)}\t{','.join(found.items)}\n"]
+
+
 def test_what_is_kept_of_a_conflict_is_what_was_sent(tmp_path: Path) -> None:
     world = World(tmp_path, CONFLICTS.format("last", ""), changes={})
     world.sync(("a", uuid(1)))
