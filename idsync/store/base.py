@@ -123,6 +123,11 @@ class MappingStore(Protocol):
         is recorded, is in exactly one of them.
         """
 
+    def sample(self, dpid: int, now: int, most: int) -> list[str]:
+        """Up to `most` customers of a data source who have visible mappings, from all over it. What it costs does not
+        depend on how many there are.
+        """
+
     def sweep(self, now: int) -> int:
         """Remove what is past its lifetime or of an opted-out device, without holding up writers; the number of
         mappings removed.

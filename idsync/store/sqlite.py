@@ -30,6 +30,7 @@ from idsync.store import optouts
 from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Part, Sync
 from idsync.store.batches import by_customer, texts, texts_of
 from idsync.store.optouts import OptedOutDevices, OptOut, Token
+from idsync.store.spread import spread
 
 _VERSION = 2
 KEYED = "WITHOUT ROWID, STRICT" if sqlite3.sqlite_version_info >= (3, 37) else "WITHOUT ROWID"
@@ -74,6 +75,11 @@ _EXPORT = """
 _FOLLOWING = _EXPORT.format(which="(customer_id, uuid) > (?, ?)", limit="LIMIT ?")
 _FOLLOWING_IN_PART = _EXPORT.format(which="(customer_id, uuid) > (?, ?) AND customer_id < ?", limit="LIMIT ?")
 _WANTED = _EXPORT.format(which="customer_id IN (SELECT value FROM json_each(?))", limit="")
+# two queries, since only one of min() and max() can be read off the key
+_FIRST, _LAST = (f"SELECT {which}(customer_id) FROM mappings WHERE dpid = ?" for which in ("min", "max"))  # noqa: S608
+_AFTER = "SELECT customer_id FROM mappings WHERE dpid = ? AND customer_id >= ? ORDER BY customer_id LIMIT 1"
+_NAMES = "SELECT DISTINCT customer_id FROM mappings WHERE dpid = ? AND customer_id >= ? ORDER BY customer_id LIMIT ?"
+_SAMPLE_PLACES = 16
 _BUSY_SECONDS = 5.0
 _POLL_SECONDS = 0.001
 _BATCH_ROWS = 65_536
@@ -134,6 +140,22 @@ class SqliteStore:
             while len(bounds) < most and (row := _wait(db, query, (dpid, bounds[-1], count // most)).fetchone()):
                 bounds.append(row[0])
         return [Part(first, end) for first, end in pairwise([*bounds, ""])]
+
+    def sample(self, dpid: int, now: int, most: int) -> list[str]:
+        places = min(most, _SAMPLE_PLACES)
+        with self._using() as db:
+            first, last = (_wait(db, query, (dpid,)).fetchone()[0] for query in (_FIRST, _LAST))
+            if first is None:
+                return []
+
+            def after(text: str) -> str:
+                row = _wait(db, _AFTER, (dpid, text)).fetchone()
+                return str(row[0] if row else last)  # others remove rows at the same time
+
+            starts = spread(first, last, after, places)
+            named = [row[0] for start in starts for row in _wait(db, _NAMES, (dpid, start, most // places))]
+        exported = self.export(dpid, now, customer_ids=list(dict.fromkeys(named)), latest_only=True)
+        return [name for batch in exported for name in batch.column(0).to_pylist()]
 
     def sweep(self, now: int) -> int:
         removed = 0

@@ -9,7 +9,6 @@ Spelled   the store, asked for each ID in the spellings that are usual: what it 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
 from typing import Protocol
 
 import duckdb
@@ -21,7 +20,7 @@ from reconcile.why.forms import FORM_SQL, IS_SIMPLE_SQL, common_lengths, loosest
 
 _ALIKE = 10  # customers with one loosest form that are looked at; more would only be more doubt
 _ASKED = 100_000  # spellings at a time
-_PARTS, _SAMPLE = 8, 10_000  # of a store, to see what IDs look like
+_SAMPLE = 10_000  # of a store, to see what IDs look like
 
 
 class Customers(Protocol):
@@ -95,19 +94,12 @@ class Spelled:
 
     def __init__(self, store: MappingStore, dpid: int, now: int) -> None:
         self._store, self._dpid, self._now = store, dpid, now
-        self._sample = list(self._drawn())
+        self._sample = store.sample(dpid, now, _SAMPLE)
         self._lengths = common_lengths(self._sample)
         self.spelled = 0
 
     def some(self, most: int) -> list[str]:
         return self._sample[:: -(-len(self._sample) // most) or 1]
-
-    def _drawn(self) -> Iterator[str]:
-        """The first few of each of some parts of the store."""
-        for part in self._store.parts(self._dpid, _PARTS):
-            exported = self._store.export(self._dpid, self._now, latest_only=True, part=part)
-            names = chain.from_iterable(batch.column(0).to_pylist() for batch in exported)
-            yield from islice(names, _SAMPLE // _PARTS)
 
     def like(self, texts: Sequence[str]) -> Iterator[list[str]]:
         spelled = [spellings(text, self._lengths) for text in texts]

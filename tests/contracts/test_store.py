@@ -393,6 +393,18 @@ def test_an_export_has_everything_recorded_before_it_while_others_write(kind: Ki
     writer.close()
 
 
+def test_a_sample_is_of_visible_customers_each_once(store: MappingStore) -> None:
+    assert store.sample(DPID, NOW, 10) == []
+    names = {f"c{number}" for number in range(300)}
+    store.record([sync(name, device) for name in names for device in (1, 2)])
+    store.record([sync("old", 3, NOW - LIFETIME), sync("other", 4, dpid=7)])
+    for most in (1, 10, 250):
+        found = store.sample(DPID, NOW, most)
+        assert most * 0.4 <= len(found) == len(set(found)) <= most
+        assert names.issuperset(found)
+    assert set(store.sample(DPID, NOW, 10_000)) == names
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 OPERATIONS: dict[str, Callable[[MappingStore], object]] = {
