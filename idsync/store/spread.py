@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 
 _LOOKS = 8  # for each member that is wanted, at most
+_HALVED = 2  # characters that are less apart have none between them
 
 
 def spread(first: str, last: str, after: Callable[[str], str], most: int) -> list[str]:
@@ -29,11 +30,8 @@ def spread(first: str, last: str, after: Callable[[str], str], most: int) -> lis
 def between(low: str, high: str) -> str:
     """A text about half way from `low` to `high`, which is above it; empty where none is known."""
     at = next((place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
-    least = ord(low[at]) if at < len(low) else 0
-    if (middle := (least + ord(high[at])) // 2) > least:
-        start = low[:at]
-    else:  # neighbours: among the texts that begin as the lower one does
-        start = low[: at + 1]
-        least = ord(low[at + 1]) if at + 1 < len(low) else 0
-        middle = (least + 0x80) // 2
+    start, least, beyond = low[:at], ord(low[at]) if at < len(low) else 0, ord(high[at])
+    if beyond - least < _HALVED and at < len(low):  # neighbours: among the texts that begin as the lower one does
+        start, least, beyond = low[: at + 1], ord(low[at + 1]) if at + 1 < len(low) else 0, 0x80
+    middle = (least + beyond) // 2
     return start + chr(middle) if middle > least and not 0xD800 <= middle <= 0xDFFF else ""  # noqa: PLR2004  surrogates
