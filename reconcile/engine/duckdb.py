@@ -55,9 +55,8 @@ class DuckEngine:
 
     @property
     def schema(self) -> pa.Schema:
-        """What `stage` takes: seq (int64), id and values (string), no nulls."""
-        names = sql.record_columns(self._plan)
-        return pa.schema([(name, pa.int64() if name == "seq" else pa.string()) for name in names])
+        """What `stage` takes."""
+        return records_schema(self._plan)
 
     def stage(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Take in records; the number of them that the table holds now."""
@@ -337,6 +336,11 @@ class DuckEngine:
 
     def _value(self, query: str) -> Any:
         return self._rows(query)[0][0]
+
+
+def records_schema(plan: Plan) -> pa.Schema:
+    """Of records: seq (int64), id and values (string), no nulls."""
+    return pa.schema([(name, pa.int64() if name == "seq" else pa.string()) for name in sql.record_columns(plan)])
 
 
 def sendable(batch: pa.RecordBatch, rules: IdRules, faults: Counter[str]) -> pa.RecordBatch:

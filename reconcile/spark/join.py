@@ -98,7 +98,7 @@ class SparkJoin(Join):
     def _sent_out(self, spark: Cluster, work: Work) -> list[Any]:
         """The accounts of all tasks. Raises what went wrong in any."""
         step = self._meter.step("joining on Spark")
-        records = spark.source("inputs", len(tasks.numbers(work)), partial(tasks.read, work))
+        records = spark.source(len(tasks.numbers(work)), partial(tasks.read, work))
         if work.before and work.sources and self._feed.vanished == "remove":
             # whether anybody may have vanished is known once all is read
             records = spark.kept(records)
@@ -124,12 +124,12 @@ class SparkJoin(Join):
         if self._plan.other:
             work = replace(work, other_parts=self._parts(spark, work, self._plan.other.dpid))
         parts = len(work.parts) + len(work.other_parts)
-        mappings = spark.kept(spark.source("mappings", parts, partial(tasks.export, work)))
+        mappings = spark.kept(spark.source(parts, partial(tasks.export, work)))
         if self._plan.other:
             mappings = spark.parted([mappings], work.shares, partial(tasks.reach, work))
         frames = [records, mappings]
         if work.before and work.before.parts:
-            frames.append(spark.source("sent", work.before.parts, partial(tasks.recall, work)))
+            frames.append(spark.source(work.before.parts, partial(tasks.recall, work)))
         made = spark.parted(frames, work.shares, partial(tasks.judge, work))
         return spark.parted([made], work.shares, partial(tasks.render, work)) if tasks.by_user(self._plan) else made
 

@@ -5,8 +5,10 @@ Which share a customer or a user falls into is told by its ID alone, in the same
 
 # ruff: noqa: S608  queries are made of numbers and of columns named here
 
+import gc
 import pickle
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -41,7 +43,8 @@ class Parcel(NamedTuple):
 
 
 def packed(parcels: Iterable[Parcel]) -> Iterator[pa.RecordBatch]:
-    """A batch for each, as Spark takes them."""
+    """A batch for each, as Spark takes them from a task."""
+    _settle_in()
     for parcel in parcels:
         yield pa.RecordBatch.from_pylist([parcel._asdict()], schema=SCHEMA)
 
@@ -92,11 +95,18 @@ def shares_of(column: pa.ChunkedArray, shares: int) -> Shares:
     """The share of each customer, or device."""
     if shares == 1:
         return np.zeros(len(column), np.int32)
-    with duckdb.connect(config={"threads": 1}) as con:
-        con.register("incoming", pa.table({"id": column}))
-        query = f"SELECT {customer_share('id', shares)} AS share FROM incoming"
-        found: Shares = con.sql(query).fetchnumpy()["share"]
-        return found
+    con = _reckoner()
+    con.register("incoming", pa.table({"id": column}))
+    query = f"SELECT {customer_share('id', shares)} AS share FROM incoming"
+    found: Shares = con.sql(query).fetchnumpy()["share"]
+    con.unregister("incoming")
+    return found
+
+
+@cache
+def _reckoner() -> duckdb.DuckDBPyConnection:
+    """One for all tasks of a process: to open it takes longer than a small share."""
+    return duckdb.connect(config={"threads": 1})
 
 
 def parted(rows: pa.Table, shares: Shares, kind: int, place: int) -> Iterator[Parcel]:
@@ -120,3 +130,9 @@ def collected(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             kept = []
     if kept:
         yield pa.Table.from_batches(kept)
+
+
+@cache
+def _settle_in() -> None:
+    """Spark's worker collects garbage after each task, and would each time look through all that was imported."""
+    gc.freeze()

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from idsync.errors import IdsyncError
 from idsync.store import open_store
 from reconcile import emails, encryption, failpoints, held
-from reconcile.engine.duckdb import DuckEngine, Ints, Reject, Sink
+from reconcile.engine.duckdb import Ints, Reject, Sink, records_schema
 from reconcile.feed import Plan
 from reconcile.files import FileWriter
 from reconcile.held import Held
@@ -68,7 +68,7 @@ def read(work: Work, at: int) -> Iterator[Parcel]:
     if number == HELD:
         yield from _read_held(work)
         return
-    schema = _schema(work.plan)
+    schema = records_schema(work.plan)
     records = Records([work.sources[number]], work.plan, schema, start=number + 1 << FILE_BITS)
     place = number + 1 << FILE_BITS
     for rows in parcels.collected(_without_addresses(work, records.batches())):
@@ -80,7 +80,7 @@ def read(work: Work, at: int) -> Iterator[Parcel]:
 
 
 def _read_held(work: Work) -> Iterator[Parcel]:
-    waiting = Held(work.held, work.plan, _schema(work.plan), now=work.now, days=work.feed.held_days)
+    waiting = Held(work.held, work.plan, records_schema(work.plan), now=work.now, days=work.feed.held_days)
     for place, rows in enumerate(parcels.collected(_without_addresses(work, waiting.batches()))):
         yield from parcels.parted(rows, parcels.shares_of(rows["id"], work.shares), SUSPECTS, place)
     yield parcels.account(Read(HELD, waiting.count, _hidden(work, waiting.expired)))
@@ -296,8 +296,3 @@ def _engine(work: Work, threads: int) -> Iterator[ShareEngine]:
         engine = kind(work.plan, Path(scratch), work.settings.reconcile.memory_limit, threads)
         with engine:
             yield engine
-
-
-def _schema(plan: Plan) -> pa.Schema:
-    with DuckEngine(plan, Path(), "64MB") as engine:
-        return engine.schema

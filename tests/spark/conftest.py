@@ -19,6 +19,7 @@ from tests.spark.twins import Twins, TwinsOf
 
 HOME = Path(pyspark.__file__).parent
 WORKERS = ("127.0.0.2", "127.0.0.3")
+QUICK_TO_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # what Java translates thoroughly pays later than we end
 KEY_OF_EXECUTORS = "key-that-only-executors-have"
 
 
@@ -26,7 +27,11 @@ KEY_OF_EXECUTORS = "key-that-only-executors-have"
 def daemon(folder: Path, host: str, kind: str, *arguments: str) -> Iterator[None]:
     """A part of a standalone cluster, until the end."""
     command = [str(HOME / "bin" / "spark-class"), f"org.apache.spark.deploy.{kind}"]
-    environ = os.environ | {"SPARK_LOCAL_IP": host, "SPARK_DAEMON_MEMORY": "256m"}
+    environ = os.environ | {
+        "SPARK_LOCAL_IP": host,
+        "SPARK_DAEMON_MEMORY": "256m",
+        "SPARK_DAEMON_JAVA_OPTS": QUICK_TO_START,
+    }
     with (folder / f"{host}.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--host", host, "--webui-port", "0", *arguments], env=environ, stdout=log, stderr=log
@@ -51,12 +56,15 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.memory": "512m",
         "spark.executor.memory": "512m",
+        "spark.driver.extraJavaOptions": QUICK_TO_START,
+        "spark.executor.extraJavaOptions": QUICK_TO_START,
         "spark.scheduler.minRegisteredResourcesRatio": "1",
         "spark.ui.enabled": "false",
         "spark.local.dir": str(folder / "local"),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.ui.showConsoleProgress": "false",
         "spark.shuffle.sort.bypassMergeThreshold": "1",
+        "spark.shuffle.io.retryWait": "500ms",  # before an executor that died is given up
         # a task that takes five times as long as the others, and two seconds, is done once more beside; one that is
         # alone after three
         "spark.speculation": "true",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyspark
 
 from tests.reconcile.samples import SIGNALS, World, uuid
+from tests.spark.conftest import QUICK_TO_START
 from tests.spark.test_same import BY_UUID, fill
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +27,10 @@ def submit(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     }
     memory = ("--driver-memory", "512m", "--conf", "spark.executor.memory=512m", "--conf", "spark.ui.enabled=false")
     command = (str(HOME / "bin" / "spark-submit"), "--master", "local-cluster[2,1,512]", *memory)
+    quick = [f"--conf=spark.{where}.extraJavaOptions={QUICK_TO_START}" for where in ("driver", "executor")]
     script = str(ROOT / "deploy" / "cluster" / "submit.py")
     return subprocess.run(
-        [*command, script, *arguments],
+        [*command, *quick, script, *arguments],
         cwd=folder,
         env=environ,
         capture_output=True,
