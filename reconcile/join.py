@@ -93,7 +93,7 @@ class Join:
         held = Held(self._state.held, self._plan, engine.schema, now=self._now(), days=self._feed.held_days)
         records = self.records(sources, engine.schema, start=held.count, limit=summary.limit)
         with ThreadPoolExecutor(max_workers=1) as beside:
-            ahead = beside.submit(self._load_mappings, engine, None, summary) if _is_large(sources) else None
+            ahead = beside.submit(self._load_mappings, engine, None, summary) if is_large(sources) else None
             incoming = chain(held.batches(), records.batches())
             engine.stage(self._counted("reading records", incoming, lambda: records.share))
             engine.repeated_ids()  # while mappings still come in
@@ -134,7 +134,7 @@ class Join:
         summary.conflicts = outcome.conflicts
         summary.conflict_samples = self._samples(outcome.conflict_seqs, records)
         outcome.rejects = list({reject.seq: reject for reject in outcome.rejects}.values())  # it may have several users
-        unmatched = _settle_counts(outcome, summary)
+        unmatched = settle_counts(outcome, summary)
         left_out += outcome.rejects
         self._check_share(left_out, records, summary, folder)
         check_sum(summary)
@@ -278,7 +278,7 @@ class Join:
             yield batch
 
 
-def _settle_counts(outcome: Outcome, summary: Summary) -> Ints:
+def settle_counts(outcome: Outcome, summary: Summary) -> Ints:
     """Fill in the join's figures; the numbers of the unmatched records. A record found unsendable is rejected only."""
     unmatched = np.concatenate([*outcome.unmatched, np.empty(0, np.int64)])
     late = np.array([reject.seq for reject in outcome.rejects], dtype=np.int64)
@@ -306,7 +306,7 @@ def check_sum(summary: Summary) -> None:
         )
 
 
-def _is_large(sources: list[Input]) -> bool:
+def is_large(sources: list[Input]) -> bool:
     return sum(source.path.stat().st_size for source in sources if source.path.exists()) > LARGE_INPUT_BYTES
 
 

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from idsync.store import DAY, open_store
 from idsync.store.base import Part
-from reconcile import durable, failpoints, held, inputs, optouts, room, sent, tables
+from reconcile import durable, failpoints, held, inputs, join, optouts, room, sent, tables
 from reconcile.engine import sql
 from reconcile.engine.changes import sent_schema
 from reconcile.engine.duckdb import SAMPLES, DuckEngine, Ints, LeftOut, Outcome, Reject, Sink
@@ -23,7 +23,7 @@ from reconcile.failpoints import Point
 from reconcile.feed import Plan
 from reconcile.files import FrozenFile, Packer
 from reconcile.inputs import Input
-from reconcile.join import SUBSET_CUSTOMERS, Fates, Join, _is_large, _settle_counts, check_sum
+from reconcile.join import Fates, Join, check_sum
 from reconcile.names import FileName
 from reconcile.optouts import OptOuts
 from reconcile.records import Records
@@ -98,7 +98,7 @@ class SparkJoin(Join):
     def _sent_out(self, spark: Cluster, work: Work) -> list[Any]:
         """The accounts of all tasks. Raises what went wrong in any."""
         step = self._meter.step("joining on Spark")
-        records = spark.source(len(tasks.numbers(work)), partial(tasks.read, work))
+        records = spark.source("inputs", len(tasks.numbers(work)), partial(tasks.read, work))
         if work.before and work.sources and self._feed.vanished == "remove":
             # whether anybody may have vanished is known once all is read
             records = spark.kept(records)
@@ -115,7 +115,7 @@ class SparkJoin(Join):
 
     def _joined(self, spark: Cluster, work: Work, records: Any) -> Any:
         """What the tasks make of records and mappings."""
-        if _is_large(list(work.sources)):
+        if join.is_large(list(work.sources)):
             work = replace(work, parts=self._parts(spark, work, self._source.dpid))
         else:
             work = self._narrowed(
@@ -124,19 +124,19 @@ class SparkJoin(Join):
         if self._plan.other:
             work = replace(work, other_parts=self._parts(spark, work, self._plan.other.dpid))
         parts = len(work.parts) + len(work.other_parts)
-        mappings = spark.kept(spark.source(parts, partial(tasks.export, work)))
+        mappings = spark.kept(spark.source("mappings", parts, partial(tasks.export, work)))
         if self._plan.other:
             mappings = spark.parted([mappings], work.shares, partial(tasks.reach, work))
         frames = [records, mappings]
         if work.before and work.before.parts:
-            frames.append(spark.source(work.before.parts, partial(tasks.recall, work)))
+            frames.append(spark.source("sent", work.before.parts, partial(tasks.recall, work)))
         made = spark.parted(frames, work.shares, partial(tasks.judge, work))
         return spark.parted([made], work.shares, partial(tasks.render, work)) if tasks.by_user(self._plan) else made
 
     def _narrowed(self, spark: Cluster, work: Work, told: list[Any]) -> Work:
         """Few customers are asked for alone."""
         found = [account for account in told if isinstance(account, tuple)]
-        if sum(count for count, _ in found) <= SUBSET_CUSTOMERS:
+        if sum(count for count, _ in found) <= join.SUBSET_CUSTOMERS:
             return replace(work, wanted=tuple(name for _, names in found for name in names))
         return replace(work, parts=self._parts(spark, work, self._source.dpid))
 
@@ -197,7 +197,7 @@ class SparkJoin(Join):
         summary.traits = TraitCount.total(watches, work.traits).as_dict() if work.traits else {}
         summary.conflicts = outcome.conflicts
         summary.conflict_samples = self._samples(outcome.conflict_seqs, records)
-        unmatched = _settle_counts(outcome, summary)
+        unmatched = join.settle_counts(outcome, summary)
         left_out += outcome.rejects
         self._check_share(left_out, records, summary, folder)
         check_sum(summary)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
 import idsync
 import reconcile
@@ -66,15 +67,11 @@ class Cluster:
         """How many run side by side, as far as Spark can tell."""
         return self._spark.sparkContext.defaultParallelism
 
-    def source(self, count: int, source: Source) -> DataFrame:
+    def source(self, name: str, count: int, source: Source) -> DataFrame:
         """What `source` gives for each number below `count`, each in a task of its own."""
-
-        def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            numbers = (number for batch in batches for number in batch.column(0).to_pylist())
-            return parcels.packed(parcel for number in numbers for parcel in source(number))
-
         with _errors():
-            return self._spark.range(0, count, 1, count).mapInArrow(run, parcels.TYPES)
+            self._spark.dataSource.register(_source(f"reconcile_{name}", count, source))
+            return self._spark.read.format(f"reconcile_{name}").load()
 
     def kept(self, frame: DataFrame) -> DataFrame:
         """The same, worked out once and for all."""
@@ -162,6 +159,30 @@ def _ship(spark: SparkSession) -> None:
                 archive.write(file, file.relative_to(root.parent))
     spark.sparkContext.addPyFile(str(path))
     _shipped[application] = folder
+
+
+def _source(called: str, count: int, source: Source) -> type[DataSource]:
+    """A class that is sent as it is, with what it holds: options would be shown in Spark's plans and its log."""
+
+    class Reader(DataSourceReader):
+        def partitions(self) -> list[InputPartition]:
+            return [InputPartition(at) for at in range(count)]
+
+        def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+            return parcels.packed(source(partition.value))
+
+    class Source(DataSource):
+        @classmethod
+        def name(cls) -> str:
+            return called
+
+        def schema(self) -> str:
+            return parcels.TYPES
+
+        def reader(self, schema: Any) -> DataSourceReader:
+            return Reader()
+
+    return Source
 
 
 @contextmanager

@@ -246,7 +246,7 @@ def test_a_refused_run_leaves_neither_files_nor_scratch(
     world.feed = world.feed.replace("max_rejected = 1", "max_rejected = 0.1")
     rows = [(GONE, "f", "", ""), ("", "f", "", "")] if when == "scratch" else [(GONE, "f", "", "")]
     if when == "files":
-        monkeypatch.setattr("reconcile.join._settle_counts", lambda outcome, _: outcome.unmatched)
+        monkeypatch.setattr("reconcile.join.settle_counts", lambda outcome, _: outcome.unmatched)
     world.put("a.csv", rows)
     with pytest.raises(RunRefused):
         world.run()

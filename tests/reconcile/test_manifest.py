@@ -139,18 +139,25 @@ def sync_mappings(world: World) -> object:
     return syncfile.sync_file(world.settings, ["crm"], destination="local", meter=Meter(), now=lambda: world.now)
 
 
-@pytest.mark.parametrize("send", [World.run, sync_mappings], ids=["feed", "sync-file"])
 def test_a_run_beyond_the_limits_ends_before_it_offers_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[[World], object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_GZIP_BYTES", 10)
-    world = World(tmp_path)
+    offers_only_what_fits(tmp_path, monkeypatch, lambda world: world.run())
+
+
+def test_an_id_sync_file_beyond_the_limits_is_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offers_only_what_fits(tmp_path, monkeypatch, sync_mappings)
+
+
+def offers_only_what_fits(folder: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[[World], object]) -> None:
+    world = World(folder)
     world.sync(*PAIRS)
     world.put("a.csv", [("c1", "f", "", "")])
-    with pytest.raises(RunRefused, match="Audience Manager would not take it"):
-        send(world)
+    with monkeypatch.context() as smaller:
+        smaller.setattr(files, "MAX_GZIP_BYTES", 10)
+        with pytest.raises(RunRefused, match="Audience Manager would not take it"):
+            send(world)
     assert not world.delivered.exists()
-    monkeypatch.undo()
     world.now += 1000
     send(world)
     assert len(list(world.delivered.iterdir())) == 1

@@ -520,7 +520,7 @@ def test_sums_that_do_not_agree_refuse_the_run(world: World, monkeypatch: pytest
     world.put("a.csv", [("c1", "f", "", ""), ("", "f", "", "")])
     world.feed += "max_rejected = 1.0\n"
     monkeypatch.setattr(DuckEngine, "take_faults", lambda *_: [])
-    monkeypatch.setattr("reconcile.join._settle_counts", _forgetful)
+    monkeypatch.setattr("reconcile.join.settle_counts", _forgetful)
     with pytest.raises(RunRefused, match=r"2 records read, but 0 matched \+ 1 unmatched \+ 0 rejected"):
         world.run()
     assert not world.delivered.exists()

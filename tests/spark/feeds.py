@@ -30,6 +30,7 @@ def _runs(module: str, name: str, seen: set[tuple[str, str]]) -> bool:
     seen.add((module, name))
     nodes = list(ast.walk(_defined(module)[name]))
     named = {node.id for node in nodes if isinstance(node, ast.Name)}
+    named -= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     named |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     return any(map(_is_run, nodes)) or any(_runs(module, other, seen) for other in sorted(named))
 
