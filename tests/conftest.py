@@ -11,6 +11,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 from reconcile.check import job as checking
 from reconcile.state import RunFolder
 from tests.servers import RedisServer, redis_cluster, redis_server
+from tests.spark.twins import EVERY_CASE
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("untimed")
@@ -43,6 +44,14 @@ _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
 _SPARK = "tests/spark/"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        EVERY_CASE,
+        action="store_true",
+        help="run on Spark every case of every test that runs a feed, not just each test's first and last",
+    )
 
 
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Every check and every test, on real servers, from a fresh machine: sh tests/run.sh [pytest arguments]
+# With --every-case each case of each test that runs a feed runs on Spark, too, and not just a test's first and last.
 # Needs python3 (3.11 or newer); installs missing system packages with apt-get, as root or through sudo.
 set -eu
 cd "$(dirname "$0")/.."

@@ -9,6 +9,7 @@ import numpy as np
 from idsync.ids import UUID_DIGITS
 from reconcile.check.block import WORD_BYTES, Block, Hashes, Mask
 from reconcile.check.findings import Fault, FileReport
+from reconcile.lines import MAX_LINE_BYTES
 
 
 class IdKinds:
@@ -29,7 +30,9 @@ class IdKinds:
         digits = _digits(block, long)
         uuids = digits & (lengths == UUID_DIGITS)
         near = digits & ~uuids
-        for kind, mask in (("uuid", uuids), ("near", near), ("other", (lengths > 0) & ~digits)):
+        # of a line that is too long its first part may be all that is there
+        other = (lengths > 0) & (lengths < MAX_LINE_BYTES) & ~digits
+        for kind, mask in (("uuid", uuids), ("near", near), ("other", other)):
             if count := int(np.count_nonzero(mask)):
                 self._counts[kind] += count
                 self._first.setdefault(kind, before + int(mask.argmax()) + 1)

@@ -219,7 +219,7 @@ class ChangesEngine(DuckEngine):
         return f"SELECT seq FROM {table} WHERE seq IS NOT NULL UNION {several}"
 
     def _weave(self, sink: Sink, outcome: Outcome) -> None:
-        """What is to be sent to users of whom something is known already, a block of lines at a time."""
+        """What is to be sent to users of whom several rows speak, a block of lines at a time."""
         self._con.register("no_rows", self._schema.empty_table())
         self._rows("CREATE TABLE woven_rows AS FROM no_rows")
         block: list[str] = []

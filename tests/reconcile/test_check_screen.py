@@ -68,6 +68,7 @@ content = st.one_of(
 @given(st.sampled_from(NAMES), content, st.integers(1, 60))
 @settings(max_examples=400, deadline=None)
 @example(NAMES[0], b"\xff\xfe\n", 4)
+@example(NAMES[0], b"0" * 38 + LONG + b"\tu1\n" + uuid(7).encode() + b"\tu1\n", 4)
 def test_the_bulk_look_agrees_with_the_exact_one_on_any_bytes(name: str, data: bytes, block: int) -> None:
     data = data.replace(LONG, b"x" * 102_390)
     exact = look(name, data, screened=False)

@@ -26,6 +26,7 @@ from reconcile.summary import Summary
 from tests.reconcile.samples import World
 
 COPY = "-on-spark"
+EVERY_CASE = "--every-case"
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,22 @@ class Twins:
 
 
 class TwinsOf(pytest.Module):
-    """Some tests of a module with all of its fixtures, on both engines."""
+    """Some tests of a module with all of its fixtures, on both engines. Of one with many cases the first and the last,
+    unless all are asked for: they differ in what a feed says, which one function renders on either engine.
+    """
 
     def __init__(self, *, of: Twins, **known: Any) -> None:
         super().__init__(**known)
         self._of = of
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        found = list(super().collect())
+        if self.config.getoption(EVERY_CASE):
+            return found
+        cases: dict[str, list[pytest.Item | pytest.Collector]] = {}
+        for item in found:
+            cases.setdefault(getattr(item, "originalname", item.name), []).append(item)
+        return [item for of_test in cases.values() for item in dict.fromkeys((of_test[0], of_test[-1]))]
 
     def _getobj(self) -> ModuleType:
         whole = vars(importlib.import_module(self._of.module))
