@@ -18,6 +18,7 @@ from typing import ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from awscrt.checksums import crc64nvme
+from moto.moto_api._internal.models import moto_api_backend
 from moto.server import ThreadedMotoServer
 
 TEXTS = {
@@ -396,5 +397,8 @@ def moto_s3() -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        moto_api_backend.reset()  # what it keeps is this process's, and would be there for the next one
+        server.stop()
