@@ -24,7 +24,6 @@ _PIPELINE = 512  # commands in flight: the server answers one share while the cl
 _SUBSET_PIPELINE = 5_000
 _SCAN = 2_000  # opt-outs a command
 _BATCH_ROWS = 65_536
-_SAMPLE_BUCKETS = 64  # at a time
 
 
 class RedisStore:
@@ -99,17 +98,17 @@ class RedisStore:
         return [Part(str(first), str(end)) for first, end in pairwise(bounds) if first < end]
 
     def sample(self, dpid: int, now: int, most: int) -> list[str]:
-        """Those in the first buckets: customers are spread over all of them by a hash."""
+        """Those in the first buckets, each time twice as many: a hash spreads customers over all of them."""
         found: list[str] = []
+        first, end = 0, 1
         with self._server.errors():
             out = self._opted_out_devices()
-            for start in range(0, self._buckets, _SAMPLE_BUCKETS):
-                buckets = range(start, min(start + _SAMPLE_BUCKETS, self._buckets))
+            while len(found) < most and first < self._buckets:
+                buckets = range(first, min(end, self._buckets))
                 piece = pieces.joined(self._read_share([codec.bucket_key(dpid, bucket) for bucket in buckets]))
                 for batch in pieces.batch(piece, now - self._lifetime, out, latest_only=True):
                     found += batch.column(0).to_pylist()
-                if len(found) >= most:
-                    break
+                first, end = end, 2 * end
         return found[:most]
 
     def sweep(self, now: int) -> int:

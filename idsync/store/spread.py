@@ -10,8 +10,8 @@ _HALVED = 2  # characters that are less apart have none between them
 def spread(first: str, last: str, after: Callable[[str], str], most: int) -> list[str]:
     """Up to `most` members, in order: ranges of texts are halved, those without a member given up.
 
-    `first` and `last` are the ends of the set; `after` looks for its first member from a text on, which is asked for
-    none beyond `last`.
+    `first` and `last` are the ends of the set; `after` looks for the first member that is not below a text, and is
+    asked for no text above `last`.
     """
     found = list(dict.fromkeys((first, last)))[:most]
     ranges = deque([(first, last)] if first < last else [])

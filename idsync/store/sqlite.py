@@ -145,7 +145,7 @@ class SqliteStore:
         places = min(most, _SAMPLE_PLACES)
         with self._using() as db:
             first, last = (_wait(db, query, (dpid,)).fetchone()[0] for query in (_FIRST, _LAST))
-            if first is None:
+            if first is None or last is None:
                 return []
 
             def after(text: str) -> str:

@@ -30,7 +30,7 @@ __all__ = ["BATCH_ROWS", "SAMPLES", "DuckEngine", "Guard", "Ints", "LeftOut", "O
 
 BATCH_ROWS = 100_000
 HASH_SHARE_ROWS = 5_000_000
-MERGE_PART_ROWS = 500_000  # string_agg does not spill: merge as many records at a time as surely fit
+MERGE_PART_ROWS = 500_000  # what is gathered in order does not spill: merge as many records at a time as surely fit
 
 _OF_USER = ("user_id", "first", "text")
 

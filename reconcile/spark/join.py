@@ -23,7 +23,7 @@ from reconcile.failpoints import Point
 from reconcile.feed import Plan
 from reconcile.files import FrozenFile, Packer
 from reconcile.inputs import Input
-from reconcile.join import Fates, Join, check_sum
+from reconcile.join import Fates, Join
 from reconcile.names import FileName
 from reconcile.optouts import OptOuts
 from reconcile.records import Records
@@ -200,7 +200,7 @@ class SparkJoin(Join):
         unmatched = join.settle_counts(outcome, summary)
         left_out += outcome.rejects
         self._check_share(left_out, records, summary, folder)
-        check_sum(summary)
+        join.check_sum(summary)
         if self._feed.unmatched == "hold" or work.held_count:
             summary.held = sum(account.held for account in rendered)
             if folder:

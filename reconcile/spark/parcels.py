@@ -5,7 +5,6 @@ Which share a customer or a user falls into is told by its ID alone, in the same
 
 # ruff: noqa: S608  queries are made of numbers and of columns named here
 
-import gc
 import pickle
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -43,8 +42,7 @@ class Parcel(NamedTuple):
 
 
 def packed(parcels: Iterable[Parcel]) -> Iterator[pa.RecordBatch]:
-    """A batch for each, as Spark takes them from a task."""
-    _settle_in()
+    """A batch for each, as Spark takes them."""
     for parcel in parcels:
         yield pa.RecordBatch.from_pylist([parcel._asdict()], schema=SCHEMA)
 
@@ -130,9 +128,3 @@ def collected(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             kept = []
     if kept:
         yield pa.Table.from_batches(kept)
-
-
-@cache
-def _settle_in() -> None:
-    """Spark's worker collects garbage after each task, and would each time look through all that was imported."""
-    gc.freeze()
