@@ -19,7 +19,8 @@ import duckdb
 
 from idsync.settings import Store
 from tests.bench import data
-from tests.bench.reconcile import CONFIG, fill_sqlite, timed
+from tests.bench.process import timed
+from tests.bench.reconcile import CONFIG, fill_sqlite
 
 SMALL = 10_000
 
@@ -64,8 +65,8 @@ def run(folder: Path, name: str, store: Store, feed: Path, *, changes_only: bool
     config = folder / f"{name}.toml"
     text = CONFIG.format(name=name, url=store.url, feed=feed, unmatched="drop")
     config.write_text(text.replace("unmatched =", f"changes_only = {json.dumps(changes_only)}\nunmatched ="))
-    seconds, memory, out = timed("-m", "reconcile", "run", "bench", "--config", str(config), folder=folder)
-    return seconds, memory, json.loads(out)["lines"]
+    taken = timed("-m", "reconcile", "run", "bench", "--config", str(config), folder=folder)
+    return taken.seconds, taken.memory, json.loads(taken.out)["lines"]
 
 
 def main() -> None:

@@ -8,18 +8,16 @@ The loop asks less than `check` does: one pattern a line, and a Counter of users
 """
 
 import argparse
-import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from isal import igzip
+
+from tests.bench.process import timed
 
 LOOP = r"""
 import gzip, re, sys
@@ -87,20 +85,21 @@ def main() -> None:
     print("| file | who | s | MB/s | processor s | MB/s of it | peak MB |\n|---|---|---|---|---|---|---|")
     try:
         (folder / CASES[0].name).write_text("u1\td_sid=1\n")
-        command = [sys.executable, "-m", "reconcile", "check", str(folder / CASES[0].name)]
-        seconds, busy, peak = _timed(command, folder)
-        print(f"| one line: the start alone | check | {seconds:.1f} | | {busy:.1f} | | {peak} |", flush=True)
+        start = timed("-m", "reconcile", "check", str(folder / CASES[0].name), folder=folder, one_core=True)
+        figures = f"{start.seconds:.1f} | | {start.busy:.1f} | | {start.memory * 1000:.0f}"
+        print(f"| one line: the start alone | check | {figures} |", flush=True)
         for case in (case for case in CASES if arguments.only in case.title):
             path = folder / case.name
             size, lines = _write(path, case, arguments.megabytes * 1_000_000)
             for who, command in (
-                ("check", [sys.executable, "-m", "reconcile", "check", str(path)]),
-                ("loop", [sys.executable, "-c", LOOP, str(path)]),
+                ("check", ("-m", "reconcile", "check", str(path))),
+                ("loop", ("-c", LOOP, str(path))),
             ):
                 if who == "loop" and path.name.startswith("adobe_id"):
                     continue  # another grammar
-                seconds, busy, peak = _timed(command, folder)
-                figures = f"{seconds:.1f} | {size / seconds / 1e6:.0f} | {busy:.1f} | {size / busy / 1e6:.0f} | {peak}"
+                seconds, busy, memory, _ = timed(*command, folder=folder, one_core=True)
+                figures = f"{seconds:.1f} | {size / seconds / 1e6:.0f} | {busy:.1f} | {size / busy / 1e6:.0f}"
+                figures += f" | {memory * 1000:.0f}"
                 print(f"| {case.title}, {lines:,} lines | {who} | {figures} |", flush=True)
             path.unlink()
     finally:
@@ -123,30 +122,6 @@ def _write(path: Path, case: Case, size: int) -> tuple[int, int]:
 def _blocks(case: Case, chance: random.Random) -> Iterator[bytes]:
     while True:
         yield "".join(case.line(chance) for _ in range(BLOCK_LINES)).encode()
-
-
-def _timed(command: list[str], folder: Path) -> tuple[float, float, int]:
-    """Seconds, seconds of processor time, peak memory in MB. Raises if the command says that the file is at fault."""
-    root = Path(__file__).parent.parent.parent
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "IDSYNC_CONFIG": ""},
-        stdout=subprocess.DEVNULL,
-        preexec_fn=_pin,  # noqa: PLW1509  nothing here runs threads
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024
-
-
-def _pin() -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 if __name__ == "__main__":

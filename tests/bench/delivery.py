@@ -35,8 +35,8 @@ from reconcile.progress import Meter
 from reconcile.run import run
 from reconcile.screen import text_buffer
 from tests.bench import data
+from tests.bench.process import timed as process
 from tests.bench.reconcile import CONFIG, fill_sqlite
-from tests.bench.reconcile import timed as process
 from tests.servers import free_port, wait_until
 
 BUCKET = "inbound"
@@ -243,10 +243,10 @@ def beside_the_join(folder: Path, records: int, rounds: int) -> None:
             path.write_text(
                 text.replace("[reconcile]", f'compression = "{kind}"\ndiagnose = false\n{table}[reconcile]')
             )
-            *_, out = process("-m", "tests.bench.delivery", "--run", str(path), folder=folder)
+            taken = process("-m", "tests.bench.delivery", "--run", str(path), folder=folder)
             for left in (f"state-{kind}", f"out-{kind}"):
                 shutil.rmtree(folder / left)
-            told = json.loads(out)
+            told = json.loads(taken.out)
             best[kind] = min(best.get(kind, told), told, key=lambda figures: float(figures["seconds"]))
     print(
         f"\nRuns of {records / 1e6:g} million records, {best['none']['text'] / 1e9:.2f} GB of lines, best of {rounds}\n"

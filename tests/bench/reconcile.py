@@ -8,13 +8,9 @@ set. Needs about 8 GB of disk and, for the plain program, 3 GB of memory at ten 
 
 import argparse
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import duckdb
@@ -22,6 +18,7 @@ import duckdb
 from idsync.settings import Store
 from idsync.store import codec, open_store
 from tests.bench import data
+from tests.bench.process import Taken, timed
 from tests.servers import RedisServer, redis_server
 
 CONFIG = """
@@ -128,38 +125,17 @@ def fill_strings(server: RedisServer, mappings: Path) -> None:
             client.mset({f"map:{name}": uuid for name, uuid in rows})
 
 
-def timed(*command: str, folder: Path) -> tuple[float, float, str]:
-    """Seconds, peak memory in GB, standard output of a process."""
-    start = time.perf_counter()
-    with (folder / "stdout").open("w+") as out:
-        process = subprocess.Popen([sys.executable, *command], stdout=out, cwd=folder, env={**os.environ, **_here()})
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - start
-        out.seek(0)
-        text = out.read()
-    if process.returncode:
-        raise SystemExit(f"{command[:3]} ended with {process.returncode}")
-    return seconds, usage.ru_maxrss / 1e6, text
-
-
-def _here() -> dict[str, str]:
-    return {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-
-
-def ours(
-    name: str, url: str, feed: Path, folder: Path, unmatched: str = "drop", *, options: str = ""
-) -> tuple[float, float]:
+def ours(name: str, url: str, feed: Path, folder: Path, unmatched: str = "drop", *, options: str = "") -> Taken:
     for left in (f"state-{name}", f"out-{name}"):
         shutil.rmtree(folder / left, ignore_errors=True)
     config = folder / f"{name}.toml"
     text = CONFIG.format(name=name, url=url, feed=feed, unmatched=unmatched)
     config.write_text(text.replace("[reconcile]", f"{options}\n[reconcile]"))
-    seconds, memory, out = timed("-m", "reconcile", "run", "bench", "--config", str(config), folder=folder)
-    summary = json.loads(out)
+    taken = timed("-m", "reconcile", "run", "bench", "--config", str(config), folder=folder)
+    summary = json.loads(taken.out)
     if summary["read"] != summary["matched"] + summary["unmatched"] or not summary["files"]:
         raise SystemExit(f"unexpected figures: {summary}")
-    return seconds, memory
+    return taken
 
 
 def main() -> None:
@@ -199,25 +175,25 @@ def merge(folder: Path, records: int, rounds: int = 5) -> None:
         stores[repeats] = feed, Store(url=f"sqlite:///{folder}/merge-{records}-{repeats}.db")
         if not (folder / f"merge-{records}-{repeats}.db").exists():
             fill_sqlite(stores[repeats][1], f"FROM '{mappings}'")
-    taken: dict[tuple[int, str], list[tuple[float, float]]] = {(1, "all"): [], (5, "all"): [], (5, "last"): []}
+    taken: dict[tuple[int, str], list[Taken]] = {(1, "all"): [], (5, "all"): [], (5, "last"): []}
     for _ in range(rounds):
         for (repeats, policy), found in taken.items():
             feed, store = stores[repeats]
             options = f'conflicts = "{policy}"\ndiagnose = false'
             found.append(ours(f"merge-{repeats}", store.url, feed, folder, options=options))
     print("| records a user | `conflicts` | seconds, best | median | times one a user | peak GB |\n" + "|---" * 6 + "|")
-    once = min(taken[1, "all"])[0]
+    once = min(taken[1, "all"]).seconds
     for (repeats, policy), found in taken.items():
-        best, memory = min(found)
-        middle = sorted(found)[rounds // 2][0]
-        print(f"| {repeats} | `{policy}` | {best:.2f} | {middle:.2f} | {best / once:.2f} | {memory:.2f} |")
+        best, middle = min(found), sorted(found)[rounds // 2]
+        figures = f"{best.seconds:.2f} | {middle.seconds:.2f} | {best.seconds / once:.2f} | {best.memory:.2f}"
+        print(f"| {repeats} | `{policy}` | {figures} |")
 
 
 def compare(folder: Path, records: int, *, mget: bool) -> None:
     feed, mappings = data.make(folder, records)
-    results: dict[str, tuple[float, float]] = {}
+    results: dict[str, Taken] = {}
     copy = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
-    results["DuckDB `COPY … (compression gzip)`, mappings in Parquet"] = copy[:2]
+    results["DuckDB `COPY … (compression gzip)`, mappings in Parquet"] = copy
     sqlite = Store(url=f"sqlite:///{folder}/bench-{records}.db")
     if not (folder / f"bench-{records}.db").exists():
         fill_sqlite(sqlite, f"FROM '{mappings}'")
@@ -239,12 +215,12 @@ def compare(folder: Path, records: int, *, mget: bool) -> None:
             for level in (1, 9):
                 arguments = (str(feed), str(server.port), str(folder / "mget.gz"), str(level))
                 taken = timed("-c", MGET, *arguments, folder=folder)
-                results[f"plain Python, `MGET` of 1,000, gzip level {level}"] = taken[:2]
+                results[f"plain Python, `MGET` of 1,000, gzip level {level}"] = taken
     again = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
-    results["DuckDB `COPY` once more, at the end"] = again[:2]
+    results["DuckDB `COPY` once more, at the end"] = again
     print("| what | seconds | times COPY | peak GB |\n|---|---|---|---|")
-    for name, (seconds, memory) in results.items():
-        print(f"| {name} | {seconds:.1f} | {copy[0] / seconds:.2f} | {memory:.2f} |")
+    for name, found in results.items():
+        print(f"| {name} | {found.seconds:.1f} | {copy.seconds / found.seconds:.2f} | {found.memory:.2f} |")
 
 
 if __name__ == "__main__":

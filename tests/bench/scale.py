@@ -21,7 +21,8 @@ import duckdb
 
 from idsync.settings import Store
 from tests.bench import data
-from tests.bench.reconcile import CONFIG, fill_sqlite, timed
+from tests.bench.process import timed
+from tests.bench.reconcile import CONFIG, fill_sqlite
 
 MILLION = 1_000_000
 
@@ -84,15 +85,14 @@ def measure(folder: Path, millions: int, memory_limit: str) -> None:
     config.write_text(text + f'memory_limit = "{memory_limit}"\n')
     with largest(folder / f"state-{name}") as scratch:
         command = ("-m", "reconcile", "run", "bench", "--config", str(config))
-        seconds, memory, out = timed(*command, folder=folder)
-    summary = json.loads(out)
+        taken = timed(*command, folder=folder)
+    summary = json.loads(taken.out)
     expected = {"read": millions * MILLION, "mappings": millions * MILLION, "held": millions * MILLION * 3 // 10}
     found = {key: summary[key] for key in expected}
     if found != expected or summary["matched"] + summary["unmatched"] != summary["read"]:
         raise SystemExit(f"unexpected figures: {summary}")
-    print(
-        f"| {millions} | {seconds:.0f} | {seconds / millions:.2f} | {memory:.2f} | {scratch[0] / 1e9:.1f} |", flush=True
-    )
+    figures = f"{taken.seconds:.0f} | {taken.seconds / millions:.2f} | {taken.memory:.2f} | {scratch[0] / 1e9:.1f}"
+    print(f"| {millions} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import duckdb
 
 from idsync.settings import Store
 from tests.bench import data
-from tests.bench.reconcile import fill_sqlite, timed
+from tests.bench.process import timed
+from tests.bench.reconcile import fill_sqlite
 
 CONFIG = """
 [store]
@@ -83,14 +84,16 @@ def compare(folder: Path, count: int) -> None:
         peer_rows, rows = folder / "peer.csv", folder / "rows.csv"
         first = timed("-c", PLAIN, str(export), str(known), str(peer_rows), folder=folder)
         command = ("-m", "reconcile", "segments", str(export), "--data-source", "crm", "-o", str(rows))
-        seconds, memory, out = timed(*command, "--config", str(config), folder=folder)
+        ours = timed(*command, "--config", str(config), folder=folder)
         again = timed("-c", PLAIN, str(export), str(known), str(peer_rows), folder=folder)
-        told = json.loads(out)
+        told = json.loads(ours.out)
         if told["read"] != count or rows.stat().st_size != peer_rows.stat().st_size:
             raise SystemExit(f"not the same rows: {told}")
-        peer = (first[0] + again[0]) / 2
-        print(f"| plain DuckDB join and COPY, {name} | {first[0]:.1f}, {again[0]:.1f} | 1 | {first[1]:.2f} |")
-        print(f"| reconcile segments, {name} | {seconds:.1f} | {seconds / peer:.2f} | {memory:.2f} |", flush=True)
+        peer = (first.seconds + again.seconds) / 2
+        both = f"{first.seconds:.1f}, {again.seconds:.1f}"
+        print(f"| plain DuckDB join and COPY, {name} | {both} | 1 | {first.memory:.2f} |")
+        figures = f"{ours.seconds:.1f} | {ours.seconds / peer:.2f} | {ours.memory:.2f}"
+        print(f"| reconcile segments, {name} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

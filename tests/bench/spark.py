@@ -124,6 +124,9 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="make the data in --folder, and measure nothing")
     chosen = parser.parse_args()
     if chosen.prepare:
+        if chosen.folder is None:
+            parser.error("--prepare needs --folder")
+        chosen.folder.mkdir(parents=True, exist_ok=True)
         for records in map(int, chosen.records.split(",")):
             prepare(chosen.folder, records)
         return
