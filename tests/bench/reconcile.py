@@ -163,8 +163,9 @@ def curve(folder: Path) -> None:
         feed, mappings = data.make(folder, millions * 1_000_000)
         store = Store(url=f"sqlite:///{folder}/curve-{millions}.db")
         fill_sqlite(store, f"FROM '{mappings}'")
-        seconds, memory = ours(f"curve-{millions}", store.url, feed, folder)
-        print(f"| {millions} | {seconds:.1f} | {seconds / millions:.2f} | {memory:.2f} |", flush=True)
+        taken = ours(f"curve-{millions}", store.url, feed, folder)
+        figures = f"{taken.seconds:.1f} | {taken.seconds / millions:.2f} | {taken.memory:.2f}"
+        print(f"| {millions} | {figures} |", flush=True)
 
 
 def merge(folder: Path, records: int, rounds: int = 5) -> None:
