@@ -28,12 +28,12 @@ class Measured:
     worker_calls_a_second: float = 17_000
     exported_a_second: float = 1_400_000
     # At 100 million records and mappings, 30 % held, with 2,500 MB.
-    seconds_a_million_records: float = 2.8
+    seconds_a_million_records: float = 3.2
     scratch_bytes_a_record: float = 240  # likewise
     packed_bytes_a_line: float = 30
     # From 1 to 5 million records on two executors of one core: what more of them take, times two; and what is left.
-    spark_core_seconds_a_million: float = 7.6
-    spark_start_seconds: float = 25
+    spark_core_seconds_a_million: float = 9.1
+    spark_start_seconds: float = 33
     spool_bytes_a_mapping: float = 168
 
 
