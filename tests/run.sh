@@ -47,5 +47,5 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# two at a time: much of it waits for servers
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# three at a time, on two cores: much of it waits for servers
+exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"

@@ -1,6 +1,8 @@
 """What the tests of stores work with: a way to open a store of each kind, and short names for facts."""
 
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from idsync import settings as configuration
@@ -44,3 +46,36 @@ def rows(
         batch.validate(full=True)
         found += list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
     return found
+
+
+OPERATIONS: dict[str, Callable[[MappingStore], object]] = {
+    "record": lambda store: store.record([sync("c1", 1)]),
+    "devices": lambda store: store.devices(DPID, "c1", NOW),
+    "latest": lambda store: store.latest([(DPID, "c1")], NOW),
+    "export": lambda store: list(store.export(DPID, NOW)),
+    "subset": lambda store: list(store.export(DPID, NOW, customer_ids=["c1"])),
+    "sweep": lambda store: store.sweep(NOW),
+    "count": lambda store: store.count(NOW),
+    "check": lambda store: store.check(),
+}
+
+
+def elsewhere(kind: Kind, statement: str) -> str:
+    """What another process prints, that opens `store`, runs `statement` and closes it."""
+    program = (
+        "import sys\n"
+        "from idsync.settings import Store\n"
+        "from idsync.store import open_store\n"
+        "from idsync.store.base import Sync\n"
+        "store = open_store(Store(url=sys.argv[1], buckets=64, devices_per_customer=5))\n"
+        f"{statement}\n"
+        "store.close()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, kind.url], check=True, timeout=60, capture_output=True, text=True
+    ).stdout
+
+
+def customers_elsewhere(kind: Kind) -> set[str]:
+    found = elsewhere(kind, f"for batch in store.export({DPID}, {NOW}): print(*batch.column(0).to_pylist())")
+    return set(found.split())

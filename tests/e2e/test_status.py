@@ -20,7 +20,7 @@ from idsync.store.spool import Waiting
 from tests.browser import Site, Web, browsing, standing_in
 from tests.endpoint import Endpoint, run_idsync, serving
 from tests.idsync.samples import NOW
-from tests.idsync.test_status import NASTY, TOKEN, Reader, basic, facts, run, tally
+from tests.idsync.status_samples import NASTY, TOKEN, Reader, basic, facts, run, tally
 from tests.servers import RedisServer, redis_server, wait_until
 
 CONFIGURATION = """

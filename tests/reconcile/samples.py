@@ -58,6 +58,7 @@ id_column = "id"
 destination = "local"
 """
 
+COUNTS = ("read", "matched", "unmatched", "rejected", "lines")  # what `figures` shows of a run
 SIGNALS = 'signals = ["gender", "tier"]\ntrait_columns = ["traits"]\n'
 
 

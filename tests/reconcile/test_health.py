@@ -1,25 +1,17 @@
-"""Health: what is judged from facts, what is told once, and the ways out: a real HTTP server, a real SMTP server."""
+"""Health: what is judged from facts, what is told once, and looks at real things."""
 
-import asyncio
 import json
-import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult, LoginPassword
 from click.testing import CliRunner
 
 from idsync import config
 from idsync.errors import ConfigError, IdsyncError, UsageError
-from idsync.settings import Feed, Health, Settings
+from idsync.settings import Feed, Health
 from reconcile.__main__ import cli
 from reconcile.health import memory
 from reconcile.health.job import Look, look
@@ -27,9 +19,14 @@ from reconcile.health.judging import HOUR, Condition, Facts, Fault, FeedFacts, R
 from reconcile.health.memory import Memory
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
-from tests.contracts.destinations import self_signed
 from tests.reconcile.samples import NOW, World, uuid
-from tests.servers import free_port
+from tests.reconcile.watching import delivered_once, late, watched, webhook
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return delivered_once(tmp_path)
+
 
 RUN = "1790000000-daily"
 
@@ -190,208 +187,6 @@ def test_memory_survives_and_forgets_feeds_that_are_gone() -> None:
 def test_a_damaged_memory(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         memory.load(content)
-
-
-# --- the ways out ----------------------------------------------------------------------------------------------------
-
-
-class Hook(BaseHTTPRequestHandler):
-    posts: ClassVar[list[dict[str, Any]]]
-    status: ClassVar[int]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if type(self).status == 200:
-            type(self).posts.append(body)
-        self.send_response(type(self).status)
-        self.send_header("Location", "/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_GET(self) -> None:  # where a redirect would lead
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def webhook() -> Iterator[tuple[str, type[Hook]]]:
-    kind = type("OwnHook", (Hook,), {"posts": [], "status": 200})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/services/secret-path", kind
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class Postbox:
-    def __init__(self) -> None:
-        self.mails: list[Any] = []
-        self.refuse = False
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        if self.refuse:
-            return "451 not now"
-        message = message_from_bytes(envelope.content)
-        self.mails.append((session.ssl is not None, session.authenticated, envelope.rcpt_tos, message))
-        return "250 OK"
-
-
-@contextmanager
-def smtp(postbox: Postbox, folder: Path, *, implicit: bool = False) -> Iterator[int]:
-    """With STARTTLS, or TLS from the first byte, and AUTH."""
-    certificate = self_signed(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-
-    def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
-        good = isinstance(data, LoginPassword) and (data.login, data.password) == (b"idsync", b"hunter2")
-        return AuthResult(success=good, handled=False)  # the answer is the server's
-
-    controller = Controller(
-        postbox,
-        hostname="127.0.0.1",
-        port=free_port(),
-        loop=asyncio.new_event_loop(),
-        authenticator=authenticate,
-        auth_required=True,
-        auth_require_tls=not implicit,  # it knows of its own STARTTLS alone
-        **({"ssl_context": context} if implicit else {"tls_context": context, "require_starttls": True}),
-    )
-    controller.start()
-    try:
-        yield controller.port
-    finally:
-        controller.stop()
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """A feed that has delivered once."""
-    world = World(tmp_path)
-    world.sync(("a", uuid(1)))
-    world.put("a.csv", [("a", "f", "gold", "24")])
-    world.run()
-    return world
-
-
-def watched(world: World, **health: Any) -> Settings:
-    """Nothing delivered for more than a day is late."""
-    settings = world.settings
-    feed = settings.feeds[0].model_copy(update={"expected_every_hours": 24})
-    return settings.model_copy(update={"feeds": (feed,), "health": Health.model_validate(health)})
-
-
-def late(settings: Settings, hours: float = 30) -> Look:
-    return look(settings, [], NOW + int(hours * HOUR))
-
-
-def test_the_webhook(world: World) -> None:
-    with webhook() as (url, hook):
-        settings = watched(world, webhook_url=url)
-        assert late(settings, 1).well
-        assert hook.posts == []
-        for hours in (30, 31, 60):
-            assert not late(settings, hours).well
-        [post] = hook.posts
-        text = "daily: overdue: nothing delivered for 30 hours, expected every 24 hours"
-        assert (post["text"], post["state"]) == (f"idsync\n{text}", "bad")
-        assert post["alerts"][0]["subject"] == "daily"
-        assert late(settings, 2).told == {"webhook": 1}
-        assert (hook.posts[1]["text"], hook.posts[1]["state"]) == ("idsync\ndaily: well again (was overdue)", "ok")
-
-
-@pytest.mark.parametrize("status", [500, 404, 302, 307])
-def test_a_webhook_that_does_not_take_it_is_tried_again(world: World, status: int) -> None:
-    with webhook() as (url, hook):
-        settings = watched(world, webhook_url=url)
-        hook.status = status
-        for _ in range(2):
-            assert late(settings).not_told == [f"webhook: answered {status}"]
-        hook.status = 200
-        assert late(settings).told == {"webhook": 1}
-        assert late(settings).told == {}
-        assert len(hook.posts) == 1
-
-
-def test_a_webhook_out_of_reach_is_told_without_its_address(world: World) -> None:
-    settings = watched(world, webhook_url=f"http://127.0.0.1:{free_port()}/services/secret-path")
-    [reason] = late(settings).not_told
-    assert reason == "webhook: Connection refused"
-
-
-def mailed(port: int, certificate: Path, password: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "smtp_host": "127.0.0.1",
-        "smtp_port": port,
-        "smtp_ca_file": certificate,
-        "smtp_user": "idsync",
-        "smtp_password_file": password,
-        "mail_from": "idsync@example.com",
-        "mail_to": ["ops@example.com", "crm@example.com"],
-        **changes,
-    }
-
-
-# the server does not see the TLS that it is wrapped in
-@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
-@pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_mail(world: World, security: str) -> None:
-    postbox = Postbox()
-    password = world.folder / "password"
-    password.write_text("hunter2\n")
-    password.chmod(0o600)
-    with smtp(postbox, world.folder, implicit=security == "tls") as port:
-        [certificate] = world.folder.glob("*.pem")
-        settings = watched(world, **mailed(port, certificate, password), smtp_security=security)
-        postbox.refuse = True
-        assert late(settings).not_told == ["mail: 127.0.0.1 answered 451"]
-        postbox.refuse = False
-        assert late(settings).told == {"mail": 1}
-        assert late(settings).told == {}
-        [(encrypted, authenticated, receivers, message)] = postbox.mails
-        assert (encrypted, authenticated, receivers) == (
-            security == "starttls",
-            True,
-            ["ops@example.com", "crm@example.com"],
-        )
-        assert (message["Subject"], message["From"]) == ("idsync: daily", "idsync@example.com")
-        assert "daily: overdue: nothing delivered for 30 hours" in message.get_payload()
-        password.write_text("wrong")
-        assert look(settings, [], NOW).not_told == ["mail: 127.0.0.1 answered 535"]
-        unknown = watched(world, **mailed(port, certificate, password, smtp_ca_file=None), smtp_security=security)
-        [reason] = look(unknown, [], NOW).not_told
-        assert "hunter2" not in reason
-    [reason] = look(settings, [], NOW).not_told
-    assert reason == "mail: 127.0.0.1: Connection refused"
-    assert len(postbox.mails) == 1
-
-
-def test_each_way_has_its_own_account(world: World) -> None:
-    """One that is closed does not have the other told twice."""
-    with webhook() as (url, hook):
-        mail = {"smtp_host": "127.0.0.1", "smtp_port": free_port(), "mail_from": "a@example.com", "mail_to": ["b@c.de"]}
-        settings = watched(world, webhook_url=url, **mail)
-        for _ in range(3):
-            found = late(settings)
-        assert len(hook.posts) == 1
-        assert found.not_told == ["mail: 127.0.0.1: Connection refused"]
-
-
-def test_secrets_are_read_from_files_that_are_private(world: World) -> None:
-    file = world.folder / "url"
-    file.write_text("http://127.0.0.1:1/x\n")
-    file.chmod(0o644)
-    with pytest.raises(ConfigError, match="open to others"):
-        late(watched(world, webhook_url_file=file))
-    file.chmod(0o640)
-    assert late(watched(world, webhook_url_file=file)).not_told == ["webhook: Connection refused"]
 
 
 # --- a look at real things -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from reconcile.report.figures import DAYS, TOP, compose, days, ids_in
 from reconcile.report.page import duration, page_of, share
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
-from tests.idsync.test_status import Reader
+from tests.idsync.status_samples import Reader
 from tests.reconcile.samples import DPID, NOW, SIGNALS, World, uuid
 
 DAY = 86_400_000

@@ -1,8 +1,6 @@
 """Runs from inputs to delivered bytes, on a real store, engine and file system."""
 
-import gzip
 import json
-import threading
 import zlib
 from pathlib import Path
 
@@ -10,25 +8,19 @@ import numpy as np
 import pytest
 
 from idsync import ids
-from idsync.errors import ConfigError, StoreMisconfigured, StoreUnavailable, UsageError
+from idsync.errors import StoreMisconfigured, StoreUnavailable, UsageError
 from reconcile import lines, names
 from reconcile.engine.duckdb import DuckEngine, Outcome
-from reconcile.errors import DeliveryConflict, DestinationRefused, InputChanging, InputRefused, RunLocked, RunRefused
-from reconcile.inputs import delimited
-from reconcile.ledger import Ledger
-from reconcile.lock import exclusive
+from reconcile.errors import RunRefused
 from reconcile.progress import Meter
 from reconcile.run import run
 from reconcile.summary import Summary
-from tests.reconcile.samples import NOW, NOW_SECONDS, SIGNALS, World, content, figures, uuid
+from tests.reconcile.samples import COUNTS, NOW, NOW_SECONDS, SIGNALS, World, content, figures, uuid
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-COUNTS = ("read", "matched", "unmatched", "rejected", "lines")
 
 
 def test_a_feed_becomes_the_exact_file(world: World) -> None:
@@ -288,59 +280,6 @@ def test_names_never_repeat_even_if_the_clock_does(world: World) -> None:
     assert stamps == [NOW_SECONDS - 5, NOW_SECONDS - 4, NOW_SECONDS - 3]
 
 
-def test_unmatched_records_wait_and_go_out_after_their_sync(world: World) -> None:
-    world.put("a.csv", [("c1", "old", "", ""), ("c2", "f", "", ""), ("c1", "new", "", "")])
-    summary = world.run()
-    assert figures(summary, "unmatched", "held", "lines") == (3, 2, 0)
-    assert not list(world.delivered.glob("*"))
-    summary = world.run()
-    assert figures(summary, "status", "held") == ("nothing-to-do", 2)
-    assert len(list(world.state.glob("runs/*"))) == len(Ledger(world.state / "ledger.db").history()) == 1
-    world.sync(("c1", uuid(1)))
-    summary = world.run()
-    assert figures(summary, "status", "read", "from_hold", "matched", "held") == ("delivered", 2, 2, 1, 1)
-    assert world.lines() == [f'{uuid(1)}\t"gender"="new"\n']
-    # a newer record of c2 takes the place of the one that waits
-    world.put("b.csv", [("c2", "newest", "", "")])
-    summary = world.run()
-    assert figures(summary, "read", "from_hold", "superseded", "held") == (1, 0, 1, 1)
-    world.sync(("c2", uuid(2)))
-    world.run()
-    assert world.lines()[-1] == f'{uuid(2)}\t"gender"="newest"\n'
-    assert not list(world.state.glob("held/*"))
-
-
-def test_held_records_past_their_age_are_rejected(tmp_path: Path) -> None:
-    world = World(tmp_path, SIGNALS + "held_days = 2\n")
-    world.put("a.csv", [("c1", "f", "", "")])
-    world.run()
-    world.now += 86_400_000
-    assert world.run().held == 1  # its age counts from the first run, not the last
-    world.now += 86_400_001
-    summary = world.run()
-    assert figures(summary, *COUNTS) == (1, 0, 0, 1, 0)
-    assert summary.reasons == {"held-too-long": 1}
-    assert world.rejects()[0]["customer_id"] == "c1"
-    assert world.run().status == "nothing-to-do"
-
-
-def test_held_records_survive_a_change_of_columns(world: World) -> None:
-    world.put("a.csv", [("c1", "f", "gold", "24")])
-    world.run()
-    world.feed = 'signals = ["tier", "region"]\n'
-    world.sync(("c1", uuid(1)))
-    world.run()
-    assert world.lines() == [f'{uuid(1)}\t"tier"="gold"\n']
-
-
-def test_dropped_records_do_not_wait(tmp_path: Path) -> None:
-    world = World(tmp_path, SIGNALS + 'unmatched = "drop"\n')
-    world.put("a.csv", [("c1", "f", "", "")])
-    assert figures(world.run(), "unmatched", "held") == (1, 0)
-    world.sync(("c1", uuid(1)))
-    assert world.run().status == "nothing-to-do"
-
-
 def test_a_dry_run_shows_the_same_figures_and_writes_nothing(world: World) -> None:
     world.sync(("c1", uuid(1)))
     world.put("a.csv", [("c1", "f", "", ""), ("c1", "m", "", ""), ("c2", "f", "", "")])
@@ -365,55 +304,6 @@ def test_mappings_of_another_data_source_do_not_match(world: World) -> None:
     assert figures(world.run(), "matched", "unmatched") == (0, 1)
 
 
-def test_all_formats_say_the_same(world: World) -> None:
-    world.sync(("c1", uuid(1)))
-    (world.inbox / "a.csv").write_text("traits,id,other,gender,tier\n24,c1,?,f,gold\n")
-    (world.inbox / "b.tsv").write_text("id\tgender\ttier\ttraits\nc1\tf\tgold\t24\n")
-    (world.inbox / "c.jsonl").write_text('{"id":"c1","gender":"f","tier":"gold","traits":[24]}\n')
-    (world.inbox / "d.csv.gz").write_bytes(gzip.compress(b"id,gender,tier,traits\nc1,f,gold,24"))
-    assert figures(world.run(), *COUNTS) == (4, 4, 0, 0, 1)
-    assert world.lines() == [f'{uuid(1)}\t"gender"="f","tier"="gold",d_sid=24\n']
-
-
-def test_inputs_that_cannot_be_used_stop_the_run_and_stay_new(world: World) -> None:
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", "")])
-    broken = world.inbox / "b.csv"
-    broken.write_text("id,gender\n")
-    with pytest.raises(InputRefused, match='no column "tier"'):
-        world.run()
-    assert not world.delivered.exists()
-    assert not list(world.state.glob("runs/*"))
-    broken.unlink()
-    assert world.run().read == 1
-
-
-def test_an_input_that_changes_while_it_is_read_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.sync(("c1", uuid(1)))
-    path = world.put("a.csv", [("c1", "f", "", "")])
-    read = delimited.read
-
-    def slow_read(*arguments):  # type: ignore[no-untyped-def]
-        yield from read(*arguments)
-        with path.open("a") as file:
-            file.write("c1,m,,\n")
-
-    monkeypatch.setattr(delimited, "read", slow_read)
-    with pytest.raises(InputChanging) as caught:
-        world.run()
-    assert caught.value.exit_status == 75
-    assert not world.delivered.exists()
-    monkeypatch.undo()
-    assert world.run().read == 2
-
-
-def test_no_input_is_nothing_to_do_and_no_folder_is_a_fault(world: World) -> None:
-    assert world.run().status == "nothing-to-do"
-    world.inbox.rmdir()
-    with pytest.raises(ConfigError, match="does not exist"):
-        world.run()
-
-
 def test_a_store_that_is_away_loses_nothing(world: World) -> None:
     world.put("a.csv", [("c1", "f", "", "")])
     world.url = "redis://127.0.0.1:1/0"
@@ -423,85 +313,6 @@ def test_a_store_that_is_away_loses_nothing(world: World) -> None:
     world.url = "sqlite:///idsync.db"
     world.sync(("c1", uuid(1)))
     assert world.run().lines == 1
-
-
-def test_only_one_run_of_a_feed_at_a_time(world: World) -> None:
-    world.put("a.csv", [("c1", "f", "", "")])
-    with exclusive(world.state / "locks" / "daily.lock", "daily"):
-        with pytest.raises(RunLocked) as caught:
-            world.run()
-        assert caught.value.exit_status == 75
-    world.run()
-
-
-def test_an_interrupted_run_that_froze_nothing_is_cleared_away(world: World) -> None:
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", "")])
-    left = world.state / "runs" / "1700000000-daily"
-    (left / "files").mkdir(parents=True)
-    (left / "files" / ".part.1").write_bytes(b"half a file")
-    other = world.state / "runs" / "1700000000-other-daily"
-    other.mkdir()
-    assert figures(world.run(), "status", "read") == ("delivered", 1)
-    assert not left.exists()
-    assert other.exists()
-
-
-def test_frozen_files_are_delivered_unchanged_by_the_next_run(world: World) -> None:
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", ""), ("c2", "f", "", "")])
-    blocked = world.delivered
-    blocked.write_text("a file where the folder should be")
-    with pytest.raises(DestinationRefused):
-        world.run()
-    (frozen,) = world.state.glob("runs/*/files/*")
-    data = frozen.read_bytes()
-    blocked.unlink()
-    world.now += 86_400_000
-    summary = world.run()
-    assert figures(summary, "status", "settled", "held") == ("nothing-to-do", [frozen.parent.parent.name], 1)
-    (path,) = world.delivered.iterdir()
-    assert (path.name, path.read_bytes()) == (frozen.name, data)
-
-
-def test_a_delivery_that_was_not_recorded_is_recognised(world: World) -> None:
-    """As after a crash between the last copy and the ledger's entry."""
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", "")])
-    world.run()
-    (folder,) = world.state.glob("runs/*")
-    (folder / "DELIVERED").unlink()
-    (world.state / "ledger.db").unlink()
-    (path,) = world.delivered.iterdir()
-    before = path.stat().st_ino
-    assert world.run().settled == [folder.name]
-    assert [path.stat().st_ino for path in world.delivered.iterdir()] == [before]
-
-
-def test_a_name_taken_by_other_bytes_is_never_overwritten(world: World) -> None:
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", "")])
-    world.delivered.mkdir()
-    taken = world.delivered / f"ftp_dpm_12345_{NOW_SECONDS}.sync.gz"
-    taken.write_bytes(b"somebody else's")
-    with pytest.raises(DeliveryConflict) as caught:
-        world.run()
-    assert caught.value.exit_status == 1
-    assert taken.read_bytes() == b"somebody else's"
-    assert [path.name for path in world.delivered.iterdir()] == [taken.name]
-
-
-def test_old_run_folders_go_and_the_ledger_stays(world: World) -> None:
-    world.sync(("c1", uuid(1)), seen=NOW + 30 * 86_400_000)
-    world.put("a.csv", [("c1", "f", "", "")])
-    world.run()
-    world.put("b.csv", [("c1", "m", "", "")])
-    world.now += 31 * 86_400_000
-    world.run()
-    assert len(list(world.state.glob("runs/*"))) == 1
-    world.put("c.csv", [("c1", "f", "", "")])
-    (world.inbox / "c.csv").write_bytes((world.inbox / "a.csv").read_bytes())
-    assert world.run().status == "nothing-to-do"
 
 
 def test_the_manifest_describes_what_was_frozen(world: World) -> None:
@@ -542,22 +353,3 @@ def test_a_ledger_that_is_none_is_a_clear_error(world: World) -> None:
     (world.state / "ledger.db").write_bytes(b"not a database, but long enough to look at" * 50)
     with pytest.raises(StoreMisconfigured, match="ledger"):
         world.run()
-
-
-def test_two_feeds_may_run_side_by_side(world: World) -> None:
-    second = world.feed + '[[feeds]]\nname = "other"\ndata_source = "crm"\ninputs = "inbox/*"\nid_column = "id"\n'
-    world.feed = second + 'destination = "local"\n' + SIGNALS
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", "")])
-    settings, found = world.settings, []
-
-    def go(feed: str) -> None:
-        found.append(run(settings, feed, dry_run=False, meter=Meter(), now=lambda: NOW).status)
-
-    threads = [threading.Thread(target=go, args=(feed,)) for feed in ("daily", "other")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == ["delivered", "delivered"]
-    assert len(list(world.delivered.iterdir())) == 2

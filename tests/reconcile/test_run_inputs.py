@@ -1,11 +1,20 @@
 """Whole runs over inputs that lie elsewhere, are laid out otherwise, or are still being written."""
 
+import gzip
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.reconcile.samples import NOW, World, inputs_in_s3, uuid
+from idsync.errors import ConfigError
+from reconcile.errors import InputChanging, InputRefused
+from reconcile.inputs import delimited
+from tests.reconcile.samples import COUNTS, NOW, World, figures, inputs_in_s3, uuid
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 def test_a_run_over_objects_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +67,52 @@ def test_files_that_are_still_being_written_wait(tmp_path: Path) -> None:
     world.now += 60_000
     late = world.run()
     assert (late.read, late.unfinished_inputs) == (1, 1)
+
+
+def test_all_formats_say_the_same(world: World) -> None:
+    world.sync(("c1", uuid(1)))
+    (world.inbox / "a.csv").write_text("traits,id,other,gender,tier\n24,c1,?,f,gold\n")
+    (world.inbox / "b.tsv").write_text("id\tgender\ttier\ttraits\nc1\tf\tgold\t24\n")
+    (world.inbox / "c.jsonl").write_text('{"id":"c1","gender":"f","tier":"gold","traits":[24]}\n')
+    (world.inbox / "d.csv.gz").write_bytes(gzip.compress(b"id,gender,tier,traits\nc1,f,gold,24"))
+    assert figures(world.run(), *COUNTS) == (4, 4, 0, 0, 1)
+    assert world.lines() == [f'{uuid(1)}\t"gender"="f","tier"="gold",d_sid=24\n']
+
+
+def test_inputs_that_cannot_be_used_stop_the_run_and_stay_new(world: World) -> None:
+    world.sync(("c1", uuid(1)))
+    world.put("a.csv", [("c1", "f", "", "")])
+    broken = world.inbox / "b.csv"
+    broken.write_text("id,gender\n")
+    with pytest.raises(InputRefused, match='no column "tier"'):
+        world.run()
+    assert not world.delivered.exists()
+    assert not list(world.state.glob("runs/*"))
+    broken.unlink()
+    assert world.run().read == 1
+
+
+def test_an_input_that_changes_while_it_is_read_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.sync(("c1", uuid(1)))
+    path = world.put("a.csv", [("c1", "f", "", "")])
+    read = delimited.read
+
+    def slow_read(*arguments):  # type: ignore[no-untyped-def]
+        yield from read(*arguments)
+        with path.open("a") as file:
+            file.write("c1,m,,\n")
+
+    monkeypatch.setattr(delimited, "read", slow_read)
+    with pytest.raises(InputChanging) as caught:
+        world.run()
+    assert caught.value.exit_status == 75
+    assert not world.delivered.exists()
+    monkeypatch.undo()
+    assert world.run().read == 2
+
+
+def test_no_input_is_nothing_to_do_and_no_folder_is_a_fault(world: World) -> None:
+    assert world.run().status == "nothing-to-do"
+    world.inbox.rmdir()
+    with pytest.raises(ConfigError, match="does not exist"):
+        world.run()

@@ -14,7 +14,7 @@ from reconcile.why.affixes import Affix
 from reconcile.why.diagnosis import ORDER, shares
 from tests.idsync.ids_of_all_kinds import any_id
 from tests.reconcile.samples import NOW
-from tests.reconcile.test_why import ACUTE, NBSP, NUMBERS, ODD, know, look, world
+from tests.reconcile.unmatched import ACUTE, NBSP, NUMBERS, ODD, know, look, world
 
 
 @given(st.integers(0, 10**12), st.lists(st.integers(0, 10**9), min_size=1))
