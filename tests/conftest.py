@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         EVERY_CASE,
         action="store_true",
-        help="run on Spark every case of every test that runs a feed, not just each test's first and last",
+        help="run on Spark every case of every test that runs a feed, not just each test's first",
     )
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every check and every test, on real servers, from a fresh machine: sh tests/run.sh [pytest arguments]
-# With --every-case each case of each test that runs a feed runs on Spark, too, and not just a test's first and last.
+# With --every-case each case of each test that runs a feed runs on Spark, too, and not just a test's first.
 # Needs python3 (3.11 or newer); installs missing system packages with apt-get, as root or through sudo.
 set -eu
 cd "$(dirname "$0")/.."
@@ -41,11 +41,12 @@ if [ -n "$missing" ]; then
 fi
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+# what is imported is compiled then; most of Spark and its like never is
+.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt \
     -r deploy/cluster/requirements-spark.txt -r tests/requirements.txt
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
-# three at a time, on two cores: much of it waits for servers
-exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"
+.venv/bin/mypy -n 2
+# two at a time: much of it waits for servers
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

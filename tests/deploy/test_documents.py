@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [README, RUNBOOK]
 
 
+@cache
 def texts_of_the_program() -> str:
     """All that stands in strings of both packages, parts of formatted ones joined by a blank sign."""
     found = []

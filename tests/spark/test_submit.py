@@ -73,6 +73,7 @@ def test_a_trial_on_this_machine_needs_no_settings_of_spark(tmp_path: Path) -> N
     world.put("a.csv", [("c1", "f", "", "")])
     command = [sys.executable, "-m", "reconcile", "run", "daily", "--engine", "spark"]
     environ = {name: value for name, value in os.environ.items() if "SPARK" not in name}
+    environ["JDK_JAVA_OPTIONS"] = QUICK_TO_START
     done = subprocess.run(
         [*command, "--config", str(world.write_config())], cwd=ROOT, env=environ, capture_output=True, check=False
     )

@@ -38,8 +38,8 @@ class Twins:
 
 
 class TwinsOf(pytest.Module):
-    """Some tests of a module with all of its fixtures, on both engines. Of one with many cases the first and the last,
-    unless all are asked for: they differ in what a feed says, which one function renders on either engine.
+    """Some tests of a module with all of its fixtures, on both engines. Of one with many cases the first, unless all
+    are asked for: they differ in what a feed says, which one function renders on either engine.
     """
 
     def __init__(self, *, of: Twins, **known: Any) -> None:
@@ -50,10 +50,10 @@ class TwinsOf(pytest.Module):
         found = list(super().collect())
         if self.config.getoption(EVERY_CASE):
             return found
-        cases: dict[str, list[pytest.Item | pytest.Collector]] = {}
+        first: dict[str, pytest.Item | pytest.Collector] = {}
         for item in found:
-            cases.setdefault(getattr(item, "originalname", item.name), []).append(item)
-        return [item for of_test in cases.values() for item in dict.fromkeys((of_test[0], of_test[-1]))]
+            first.setdefault(getattr(item, "originalname", item.name), item)
+        return list(first.values())
 
     def _getobj(self) -> ModuleType:
         whole = vars(importlib.import_module(self._of.module))
