@@ -48,5 +48,5 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy -n 2
-# two at a time: much of it waits for servers
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# three at a time, also on two cores: much of it waits for servers
+exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"
