@@ -1,4 +1,4 @@
-"""`python -m idsync` as a process: answers on stdout, everything else on stderr, and the exit status."""
+"""`python -m idsync`: answers on stdout, everything else on stderr, and the exit status; mostly as a process."""
 
 import json
 import os
@@ -164,6 +164,7 @@ def test_no_configuration_where_one_is_named(command: str, tmp_path: Path) -> No
     done = CliRunner().invoke(cli, [*command.split(), "--config", str(tmp_path / "none.toml")])
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no such file" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,7 @@ def test_wrong_usage(arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_bind(path: Path) -> None:

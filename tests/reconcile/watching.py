@@ -1,4 +1,4 @@
-"""A feed that has delivered, and is watched."""
+"""A feed that has delivered and is watched, and a webhook that hears of it."""
 
 import json
 from collections.abc import Iterator
