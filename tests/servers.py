@@ -1,6 +1,8 @@
 """Real servers on 127.0.0.1 and free ports, started and stopped by their own process handles."""
 
+import itertools
 import os
+import random
 import resource
 import signal
 import socket
@@ -17,17 +19,33 @@ from redis.retry import Retry
 
 REDIS_CONF = Path(__file__).parent.parent / "deploy" / "redis.conf"
 START_SECONDS = 20
-HIGHEST_PORT = 55_535
+BUS_ABOVE = 10_000  # a node of a Redis Cluster also listens so far above its port
+LOWEST_PORT, PORTS_EACH, SHARES = 10_000, 2_000, 6  # with the buses: 10,000 to 31,999
 
 
 def free_port() -> int:
-    """A port that is free now, and low enough for a cluster node, which takes the one 10,000 above it, too."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= HIGHEST_PORT:
+    """A port that is free now, as is the one that a cluster node would take besides.
+
+    Both lie below 32,768, where Linux begins to hand out ports to connections, and in a share of this worker's own:
+    so nobody takes one between this answer and the server's start. A kernel's own choice of port can't promise that.
+    """
+    for port in _ports:
+        with suppress(OSError), socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + BUS_ABOVE))
             return port
+    raise AssertionError("the ports go round for ever")
+
+
+def _ports_in_turn() -> Iterator[int]:
+    """One after the other, for ever; from anywhere, for that two runs at a time seldom ask for the same."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first, start = LOWEST_PORT + worker % SHARES * PORTS_EACH, random.randrange(PORTS_EACH)
+    for number in itertools.count(start):
+        yield first + number % PORTS_EACH
+
+
+_ports = _ports_in_turn()
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
