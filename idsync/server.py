@@ -16,6 +16,7 @@ from typing import Any
 
 import uvloop
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.protocol import (
     _CACHED_SERVER_HEADER,
     ASGIProtocol,
@@ -38,6 +39,7 @@ LIMITS = Path(__file__).parent.parent / "deploy" / "gunicorn.conf.py"
 FIRST_REQUEST_SECONDS = 10
 _IDLE_SECONDS = 1.0
 _METRICS = "metrics-"
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # A call leaves no cycles behind; Python would look for some after every 700 objects, which is each 20 calls.
 _GARBAGE_OBJECTS = 50_000
 
@@ -193,10 +195,11 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         self.connections: set[Protocol] = set()
 
     def init_process(self) -> None:
-        # A loop that does not run yet forgets signals, and the master's handlers are not ours: a worker that is told to
-        # stop while it starts would go on, and be waited for until the time-out.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # A loop that does not run yet forgets signals: a worker that is told to stop while it starts would go on, and
+        # be waited for until the time-out.
+        for number in _STOPPING:
             signal.signal(number, self._stop_before_start)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         super().init_process()
 
     def init_signals(self) -> None:
@@ -227,6 +230,20 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         for connection in list(self.connections):
             connection.close_if_idle()
         await super()._shutdown()
+
+
+class _Master(Arbiter):  # type: ignore[misc]
+    """gunicorn's master. A worker that was only just forked still has its handlers, which would forget a signal: until
+    it has its own, see `Worker.init_process`, signals wait.
+    """
+
+    def spawn_worker(self) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            pid: int = super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        return pid
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -269,6 +286,13 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         return self._load()
+
+    def run(self) -> None:
+        """See `run` below."""
+        try:
+            _Master(self).run()
+        except RuntimeError as error:  # of settings that can be set, and not be used
+            raise IdsyncError(f"gunicorn can't start: {error}", mend="see gunicorn's settings") from None
 
     def _on_starting(self, _: Any) -> None:
         _remove_folders_of_the_dead(self._metrics.parent)

@@ -246,10 +246,14 @@ def test_a_drain_says_so_and_does_not_wait_for_idle_connections(path: Path) -> N
         assert time.monotonic() - start < 10  # the time-out is 25, and a kept connection may be idle for 65
 
 
-def test_workers_that_are_still_starting_stop_as_well(path: Path) -> None:
-    with serving(path, "--workers", "4") as endpoint:  # the master listens, its workers are not there yet
+@pytest.mark.parametrize("pause", [0, 2])
+def test_workers_that_are_still_starting_stop_as_well(path: Path, tmp_path: Path, pause: int) -> None:
+    """Also those that were only just forked, and still have the master's handlers."""
+    limits = tmp_path / "gunicorn.conf.py"
+    limits.write_text(f"{LIMITS.read_text()}\nimport time as _time\npost_fork = lambda master, worker: _time.sleep({pause})\n")
+    with serving(path, "--workers", "4", "--gunicorn-conf", str(limits)) as endpoint:
         start = time.monotonic()
-        status, _ = endpoint.stop()
+        status, _ = endpoint.stop()  # the master listens, its workers are not there yet
     assert status == 0
     assert time.monotonic() - start < 15  # the time-out is 25
 

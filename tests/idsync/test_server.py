@@ -88,6 +88,13 @@ def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
         options(tmp_path / "none.py")
 
 
+def test_a_setting_that_can_not_be_used_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "limits.py"
+    path.write_text("logconfig = 'none.ini'")
+    with pytest.raises(IdsyncError, match=r"none\.ini' not found"):
+        run(settings(tmp_path), bind="127.0.0.1:0", workers=1, limits=path)
+
+
 def test_the_environment_changes_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--access-logfile=- --http-parser=python")
     assert (options().accesslog, options().http_parser) == (None, "fast")
