@@ -250,7 +250,8 @@ def test_a_drain_says_so_and_does_not_wait_for_idle_connections(path: Path) -> N
 def test_workers_that_are_still_starting_stop_as_well(path: Path, tmp_path: Path, pause: int) -> None:
     """Also those that were only just forked, and still have the master's handlers."""
     limits = tmp_path / "gunicorn.conf.py"
-    limits.write_text(f"{LIMITS.read_text()}\nimport time as _time\npost_fork = lambda master, worker: _time.sleep({pause})\n")
+    forked = f"post_fork = lambda master, worker: _time.sleep({pause})"
+    limits.write_text(f"{LIMITS.read_text()}\nimport time as _time\n{forked}\n")
     with serving(path, "--workers", "4", "--gunicorn-conf", str(limits)) as endpoint:
         start = time.monotonic()
         status, _ = endpoint.stop()  # the master listens, its workers are not there yet
