@@ -60,6 +60,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.executor.extraJavaOptions": QUICK_TO_START,
         "spark.scheduler.minRegisteredResourcesRatio": "1",
         "spark.ui.enabled": "false",
+        "spark.locality.wait": "0",  # nothing is far away
         "spark.local.dir": str(folder / "local"),
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.ui.showConsoleProgress": "false",

@@ -30,7 +30,7 @@ TRAITS = ("24", "24,26", "24|27", "", "31:0", "26:-1", "ic=abc", "no trait")
 @pytest.fixture(autouse=True)
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several shares even of little, and all of the store read in parts."""
-    monkeypatch.setattr("reconcile.spark.join.SHARE_BYTES", 3_000)
+    monkeypatch.setattr("reconcile.spark.join.SHARE_BYTES", 9_000)
     monkeypatch.setattr("reconcile.join.LARGE_INPUT_BYTES", 1_000)
 
 
