@@ -44,7 +44,6 @@ _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
 _SPARK = "tests/spark/"
-_FEEDS_ON_SPARK = f"{_SPARK}test_same_feeds.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,13 +55,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Where tests run side by side: those of a file stay together. Of files on Spark, which takes long to start, the
-    one that is longer than all others has a Spark of its own.
-    """
+    """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return _SPARK if file.startswith(_SPARK) and file != _FEEDS_ON_SPARK else file
+        return _SPARK if nodeid.startswith(_SPARK) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -72,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First what takes longest."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(_FEEDS_ON_SPARK), not item.nodeid.startswith(_SPARK)))
+    items.sort(key=lambda item: not item.nodeid.startswith(_SPARK))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

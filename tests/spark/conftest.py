@@ -1,5 +1,5 @@
-"""One Spark for the tests of a process: a master and two workers, each with an executor, on hosts of their own as far
-as Spark can tell: it does a task twice only on two hosts.
+"""One Spark for all tests: a master and two workers, each with an executor, on hosts of their own as far as Spark can
+tell: it does a task twice only on two hosts.
 """
 
 import os
