@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import is_hypothesis_test
 from pyarrow import parquet
 
 from idsync.errors import IdsyncError
@@ -38,8 +39,9 @@ class Twins:
 
 
 class TwinsOf(pytest.Module):
-    """Some tests of a module with all of its fixtures, on both engines. Of one with many cases the first, unless all
-    are asked for: they differ in what a feed says, which one function renders on either engine.
+    """Some tests of a module with all of its fixtures, on both engines. Of one with many cases the first, and none with
+    cases made by chance, unless all are asked for: they differ in what a feed says, which one function renders on
+    either engine.
     """
 
     def __init__(self, *, of: Twins, **known: Any) -> None:
@@ -52,7 +54,8 @@ class TwinsOf(pytest.Module):
             return found
         first: dict[str, pytest.Item | pytest.Collector] = {}
         for item in found:
-            first.setdefault(getattr(item, "originalname", item.name), item)
+            if not is_hypothesis_test(getattr(item, "obj", None)):
+                first.setdefault(getattr(item, "originalname", item.name), item)
         return list(first.values())
 
     def _getobj(self) -> ModuleType:
