@@ -166,6 +166,7 @@ def _source(called: str, count: int, source: Source) -> type[DataSource]:
 
     class Reader(DataSourceReader):
         def partitions(self) -> list[InputPartition]:
+            parcels.settle_in()
             return [InputPartition(at) for at in range(count)]
 
         def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
@@ -177,6 +178,7 @@ def _source(called: str, count: int, source: Source) -> type[DataSource]:
             return called
 
         def schema(self) -> str:
+            parcels.settle_in()
             return parcels.TYPES
 
         def reader(self, schema: Any) -> DataSourceReader:

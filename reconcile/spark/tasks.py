@@ -1,10 +1,9 @@
 """What the executors do. No Spark here: each task takes parcels and gives parcels."""
 
-import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import ParamSpec
@@ -41,19 +40,13 @@ def _failing(task: Callable[_P, Iterator[Parcel]]) -> Callable[_P, Iterator[Parc
 
     @wraps(task)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[Parcel]:
-        _settle_in()
+        parcels.settle_in()
         try:
             yield from task(*args, **kwargs)
         except IdsyncError as error:
             yield parcels.account(Failure(type(error), error.problem, error.mend))
 
     return guarded
-
-
-@cache
-def _settle_in() -> None:
-    """Spark's worker collects garbage after each task, and would each time look through all that was imported."""
-    gc.freeze()
 
 
 # --- from the outside ------------------------------------------------------------------------------------------------
