@@ -44,6 +44,7 @@ _LATE = 4_000_000_000_000  # milliseconds; no test sets its clock later
 
 
 _SPARK = "tests/spark/"
+_SPARKS_OF_ITS_OWN = f"{_SPARK}test_submit.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,10 +56,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Where tests run side by side: those of a file stay together, and those that share the one Spark."""
+    """Where tests run side by side: those of a file stay together, and those that share the one Spark, which take the
+    longest of all.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _SPARK if nodeid.startswith(_SPARK) else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        return _SPARK if file.startswith(_SPARK) and file != _SPARKS_OF_ITS_OWN else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
