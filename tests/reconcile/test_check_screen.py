@@ -66,7 +66,7 @@ content = st.one_of(
 
 
 @given(st.sampled_from(NAMES), content, st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @example(NAMES[0], b"\xff\xfe\n", 4)
 @example(NAMES[0], b"0" * 38 + LONG + b"\tu1\n" + uuid(7).encode() + b"\tu1\n", 4)
 def test_the_bulk_look_agrees_with_the_exact_one_on_any_bytes(name: str, data: bytes, block: int) -> None:
@@ -100,7 +100,7 @@ item_texts = st.sampled_from(
 
 
 @given(st.lists(st.lists(item_texts, min_size=1, max_size=4).map(",".join), min_size=1, max_size=6))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_contradictions_are_never_cleared_and_other_lines_mostly_are(content: list[str]) -> None:
     data = [f"u{number}\t{items}".encode() for number, items in enumerate(content)]
     rules = id_rules(12345)
@@ -188,7 +188,7 @@ valid = st.one_of(st.lists(customer_lines, min_size=1, max_size=8), st.lists(uui
 
 
 @given(valid)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_lines_of_the_grammar_have_no_finding(content: list[str]) -> None:
     report = look("ftp_dpm_12345_1790000000.sync", "".join(f"{line}\n" for line in content).encode())
     assert report.findings == []
@@ -232,7 +232,7 @@ MUTATIONS = [
 
 
 @given(st.lists(customer_lines, min_size=1, max_size=8), st.sampled_from(MUTATIONS), st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_one_mutation_is_one_finding_where_it_is(content: list[str], mutation: Mutation, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] = mutation.apply(content[at])
@@ -251,7 +251,7 @@ tails = st.lists(st.sampled_from(["sync", "overwrite", "1", "0", "01", "12", "gz
 
 
 @given(st.builds("{}.{}".format, heads, tails.map(".".join)) | st.text(max_size=20) | heads)
-@settings(max_examples=500)
+@settings(max_examples=1000)
 def test_a_name_has_no_error_where_it_parses(name: str) -> None:
     faults = [fault for fault in naming.read(name, NOW_SECONDS).faults if fault.rule != "name-target"]
     errors = [fault.rule for fault in faults if RULES[fault.rule].severity == "error"]

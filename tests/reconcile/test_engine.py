@@ -121,7 +121,7 @@ records_ = st.lists(
 mappings_ = st.lists(st.tuples(customers, uuids, st.integers(1, 4)), max_size=8)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(
     records_,
     mappings_,
@@ -174,7 +174,7 @@ RULES = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
 @given(st.lists(any_id, min_size=1, max_size=8), st.sampled_from(RULES))
 @example(["x" * 512, "x" * 513, "é" * 256, "é" * 257], ids.DEFAULT_RULES)
 @example(["\n", " \n", "\r\n", "a\n", " "], ids.DEFAULT_RULES)
@@ -199,7 +199,7 @@ def test_ids_are_judged_as_on_the_endpoint(tmp_path: Path, texts: list[str], rul
 nearly_plain = st.from_regex(r"[A-Za-z][A-Za-z0-9._+/=-]{0,12}|[0-9]{1,20}|[Nn](ull|aN)?", fullmatch=True)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(
     st.lists(any_id, min_size=1, max_size=8) | st.lists(nearly_plain | st.just(""), min_size=1, max_size=4),
     st.integers(0, 7),
@@ -240,7 +240,7 @@ any_text = any_id | st.text(st.characters(codec="utf-8"), max_size=12)
 trait_text = st.sampled_from(["", "24", "24,25", "x", "1" * 18, "1" * 19, ",", " ", "\uff12\uff14"])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(any_text, any_text, trait_text), min_size=1, max_size=4))
 @example([("é", "x" * 60_000, "")])
 @example([("a", "x" * 102_400, "")])

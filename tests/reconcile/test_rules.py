@@ -222,7 +222,7 @@ entries = st.sampled_from(
 lists = st.lists(entries, max_size=4).flatmap(lambda found: st.sampled_from([sign.join(found) for sign in ",|;"]))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(feeds, modes, st.booleans(), st.lists(st.tuples(st.sampled_from("abc"), tiers, lists), max_size=6))
 @example({"trait_columns": ["traits"]}, {"changes_only": True}, False, [("a", "", "24:0,ic=x,25"), ("a", "", "24")])
 @example({"signals": ["tier"], "constants": {"k": "v"}}, {"mode": "overwrite"}, True, [("a", "", "")] * 2)

@@ -239,7 +239,7 @@ def expected(found: Sequence[Fact], theirs: Sequence[Fact], customer: str, *, ev
     return users
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(
     st.lists(st.tuples(names, st.sampled_from(["", "f", "m"])), max_size=6), facts, others, st.booleans(), st.booleans()
 )
