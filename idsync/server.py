@@ -288,7 +288,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         return self._load()
 
     def run(self) -> None:
-        """See `run` below."""
+        """As gunicorn's own, with `_Master`. Raises IdsyncError for settings that nothing can start with."""
         try:
             _Master(self).run()
         except RuntimeError as error:  # of settings that can be set, and not be used

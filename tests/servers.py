@@ -29,16 +29,16 @@ def free_port() -> int:
     Both lie below 32,768, where Linux begins to hand out ports to connections, and in a share of this worker's own:
     so nobody takes one between this answer and the server's start. A kernel's own choice of port can't promise that.
     """
-    for port in _ports:
+    for port in itertools.islice(_ports, PORTS_EACH):
         with suppress(OSError), socket.socket() as probe, socket.socket() as bus:
             probe.bind(("127.0.0.1", port))
             bus.bind(("127.0.0.1", port + BUS_ABOVE))
             return port
-    raise AssertionError("the ports go round for ever")
+    raise RuntimeError(f"none of {PORTS_EACH:,} ports is free")
 
 
 def _ports_in_turn() -> Iterator[int]:
-    """One after the other, for ever; from anywhere, for that two runs at a time seldom ask for the same."""
+    """One after the other, round and round; from anywhere, so that two runs at a time seldom ask for the same."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first, start = LOWEST_PORT + worker % SHARES * PORTS_EACH, random.randrange(PORTS_EACH)
     for number in itertools.count(start):

@@ -5,7 +5,6 @@ Which share a customer or a user falls into is told by its ID alone, in the same
 
 # ruff: noqa: S608  queries are made of numbers and of columns named here
 
-import gc
 import pickle
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -40,12 +39,6 @@ class Parcel(NamedTuple):
     kind: int
     place: int
     body: bytes
-
-
-@cache
-def settle_in() -> None:
-    """Spark's Python collects garbage after each use, and would each time look through all that was imported."""
-    gc.freeze()
 
 
 def packed(parcels: Iterable[Parcel]) -> Iterator[pa.RecordBatch]:

@@ -22,7 +22,7 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 import idsync
 import reconcile
 from idsync.errors import IdsyncError
-from reconcile.spark import parcels
+from reconcile.spark import parcels, process
 from reconcile.spark.parcels import Parcel
 
 Source = Callable[[int], Iterator[Parcel]]
@@ -166,7 +166,7 @@ def _source(called: str, count: int, source: Source) -> type[DataSource]:
 
     class Reader(DataSourceReader):
         def partitions(self) -> list[InputPartition]:
-            parcels.settle_in()
+            process.settle_in()
             return [InputPartition(at) for at in range(count)]
 
         def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
@@ -178,7 +178,7 @@ def _source(called: str, count: int, source: Source) -> type[DataSource]:
             return called
 
         def schema(self) -> str:
-            parcels.settle_in()
+            process.settle_in()
             return parcels.TYPES
 
         def reader(self, schema: Any) -> DataSourceReader:

@@ -21,7 +21,7 @@ from reconcile.files import FileWriter
 from reconcile.held import Held
 from reconcile.names import FileName
 from reconcile.records import Records
-from reconcile.spark import changes, parcels
+from reconcile.spark import changes, parcels, process
 from reconcile.spark.changes import ChangesShare
 from reconcile.spark.engine import EmailShare, ShareEngine
 from reconcile.spark.parcels import ACCOUNT, MAPPINGS, OTHERS, RECORDS, SENT, SUSPECTS, Parcel
@@ -40,7 +40,7 @@ def _failing(task: Callable[_P, Iterator[Parcel]]) -> Callable[_P, Iterator[Parc
 
     @wraps(task)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[Parcel]:
-        parcels.settle_in()
+        process.settle_in()
         try:
             yield from task(*args, **kwargs)
         except IdsyncError as error:
