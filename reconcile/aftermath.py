@@ -81,7 +81,7 @@ class Aftermath:
                 if fates.among_all:
                     engine.let_records_go()
                 found = diagnose(
-                    unmatched.to_batches(),
+                    unmatched.combine_chunks().to_batches(),
                     store,
                     self._settings,
                     self._source,

@@ -7,6 +7,7 @@ is the content of the file: from there to the compressor no row is touched in Py
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from idsync.ids import IdRules
 from reconcile import conflicts, lines
 from reconcile.engine import halves, queries, sql
 from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Sink, account
+from reconcile.engine.repeats import Hashes, repeated
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 from reconcile.screen import doubtful_ids, text_buffer
@@ -29,12 +31,10 @@ from reconcile.why.customers import Compared
 __all__ = ["BATCH_ROWS", "SAMPLES", "DuckEngine", "Guard", "Ints", "LeftOut", "Outcome", "Reject", "Sink"]
 
 BATCH_ROWS = 100_000
-HASH_SHARE_ROWS = 5_000_000
+HASH_SHARE_ROWS = 12_000_000
 MERGE_PART_ROWS = 500_000  # what is gathered in order does not spill: merge as many records at a time as surely fit
 
 _OF_USER = ("user_id", "first", "text")
-
-Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
 class DuckEngine:
@@ -70,9 +70,10 @@ class DuckEngine:
     def take_faults(self, suspects: Sequence[tuple[int, int]]) -> list[Reject]:
         """Remove the records that break a rule of IDs or values, and return them.
 
-        Only the records in `suspects` (ranges of seq, both ends included) are looked at.
+        Only the records in `suspects` (ranges of seq, both ends included) are looked at. Without any, all are clean.
         """
         if not suspects:
+            self._plan = replace(self._plan, clean=True)
             return []
         ranges = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in suspects)
         found = list(self._id_faults(ranges))
@@ -192,7 +193,7 @@ class DuckEngine:
         of `most` or more, drawn by their hash.
         """
         self._con.register("asked", pa.table({"seq": seqs}))
-        share = 1.3 * most / max(len(seqs), 1)
+        share = 1.1 * most / max(len(seqs), 1)
         while True:
             drawn = f"hash(id) <= {int(share * (2**64 - 1))}" if share < 1 else "true"
             query = f"SELECT id, count(*) AS records FROM records SEMI JOIN asked USING (seq) WHERE {drawn} GROUP BY id"
@@ -272,10 +273,9 @@ class DuckEngine:
         shares = int(self._value(f"SELECT count(*) FROM {table}")) // HASH_SHARE_ROWS + 1
         found = []
         for share in range(shares):
-            query = f"SELECT hash({columns}) AS h FROM {table} WHERE hash({columns}) % {shares} = {share}"
-            hashes = self._con.sql(query).fetchnumpy()["h"]
-            hashes.sort()
-            found.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
+            chosen = f" WHERE hash({columns}) % {shares} = {share}" if shares > 1 else ""
+            query = f"SELECT hash({columns}) AS h FROM {table}{chosen}"
+            found.append(repeated(self._con.sql(query).fetchnumpy()["h"]))
         return np.concatenate(found)
 
     def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:

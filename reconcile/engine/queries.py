@@ -66,12 +66,9 @@ def lines_of(plan: Plan, *, repeats: bool) -> str:
     """One row a joined row: seq, matched, counted, `repeated`, `sent` if a line is due now, and the line: NULL without
     items.
     """
-    return (
-        "SELECT seq, matched, counted, repeated AND meant AS repeated, sent,"
-        f" CASE WHEN text <> '' THEN concat({user_id(plan)}, chr(9), substr(text, 2), chr(10)) END AS line"
-        f" FROM (SELECT *, CASE WHEN sent THEN {sql.text_of(plan)} END AS text"
-        f" FROM (SELECT *, meant AND NOT repeated AS sent FROM ({joined(plan, repeats=repeats)})))"
-    )
+    rows = f"SELECT *, meant AND NOT repeated AS sent FROM ({joined(plan, repeats=repeats)})"
+    lines = sql.with_line(plan, rows, user_id(plan))
+    return f"SELECT seq, matched, counted, repeated AND meant AS repeated, sent, line FROM ({lines})"
 
 
 def repeated_records(plan: Plan, parts: int, *, repeats: bool) -> str:

@@ -178,33 +178,45 @@ def _size(number: Decimal) -> str:
     return f"({len(whole)}, '{whole}', '{part.rstrip('0')}')"
 
 
-def _item(plan: Plan, item: Item, mark: str) -> str:
-    """`mark` goes before each item. The parts are handed to one concat(): each `||` would copy all before it."""
+def _item(plan: Plan, item: Item, mark: str, *, lead: bool = True) -> str:
+    """`mark` goes before each item, before the first only with `lead`; NULL where there is nothing to say. The parts
+    are handed to one concat(): each `||` would copy all before it.
+    """
+    first = mark if lead else ""
     match item:
         case SignalItem(index, key):
-            column = f"v{index}"
-            sendable = f" AND NOT {_unsendable(item)} AND NOT {_too_long(plan, item)}" if plan.spares_records else ""
-            before = literal(f'{mark}"{key}"="')
-            return f"CASE WHEN {column} <> ''{sendable} THEN concat({before}, {column}, '\"') END"
+            before = literal(f'{first}"{key}"="')
+            return f"CASE WHEN {_says(plan, item)} THEN concat({before}, v{index}, '\"') END"
         case TraitsItem(index):
             column = f"v{index}"
-            one = f"regexp_full_match({column}, '[0-9]{{1,{lines.MAX_TRAIT_DIGITS}}}')"
-            several = f"replace({_trait_ids(column)}, ',', '{mark}d_sid=')"
-            mixed = f"'{mark}' || nullif(array_to_string({_mixed_items(plan, item)}, '{mark}'), '')"
+            one = f"concat('{first}d_sid=', {column})"
+            if plan.clean:
+                return f"CASE WHEN {column} <> '' THEN {one} END"
+            is_one = f"regexp_full_match({column}, '[0-9]{{1,{lines.MAX_TRAIT_DIGITS}}}')"
+            several = f"concat('{first}d_sid=', replace({_trait_ids(column)}, ',', '{mark}d_sid='))"
+            mixed = f"'{first}' || nullif(array_to_string({_mixed_items(plan, item)}, '{mark}'), '')"
             return (
-                f"CASE WHEN {column} = '' THEN NULL WHEN {one} THEN concat('{mark}d_sid=', {column})"
-                f" WHEN {_are_numbers(plan, item)} THEN concat('{mark}d_sid=', {several})"
-                f" ELSE {mixed} END"
+                f"CASE WHEN {column} = '' THEN NULL WHEN {is_one} THEN {one}"
+                f" WHEN {_are_numbers(plan, item)} THEN {several} ELSE {mixed} END"
             )
         case RuleItem(index, test, trait, removes):
-            otherwise = f" ELSE '{mark}d_unsid={trait}'" if removes else ""
-            return f"CASE WHEN {_passes(f'v{index}', test)} THEN {_once(plan, item, mark)}{otherwise} END"
+            otherwise = f" ELSE '{first}d_unsid={trait}'" if removes else ""
+            return f"CASE WHEN {_passes(f'v{index}', test)} THEN {_once(plan, item, first)}{otherwise} END"
         case TraitItem():
-            return _once(plan, item, mark)
+            return _once(plan, item, first)
+
+
+def _says(plan: Plan, item: SignalItem) -> str:
+    """Whether a signal is sent."""
+    spared = plan.spares_records and not plan.clean
+    sendable = f" AND NOT {_unsendable(item)} AND NOT {_too_long(plan, item)}" if spared else ""
+    return f"v{item.column} <> ''{sendable}"
 
 
 def _once(plan: Plan, item: RuleItem | TraitItem, mark: str) -> str:
-    """The trait that is added, or NULL if an item before this one has added it; where the last one counts, always."""
+    """The trait that is added, the mark before it, or NULL if an item before this one has added it; where the last one
+    counts, always.
+    """
     trait, added, before = item.trait, literal(mark + _adding(item.trait)), []
     for earlier in plan.items[: plan.items.index(item)] if plan.policy != "last" else ():
         match earlier:
@@ -234,6 +246,33 @@ def text_of(plan: Plan, mark: str = ",") -> str:
     return f"coalesce(nullif({said}, '') || {constants}, '')" if plan.constants and not plan.speaks_always else said
 
 
+def with_line(plan: Plan, rows: str, user: str) -> str:
+    """A query's rows, which have `sent`, with their `line`: user, items, newline; NULL where there is nothing to send.
+
+    Which item is the first to say something is found out before, so that all is copied once: to make a text of the
+    items, each with a comma, and then take off the first one, takes twice as long. What a signal consists of goes into
+    the line as it is; other items have a column of their own, t<i>.
+    """
+    texts, says, parts = [], [], []
+    for at, item in enumerate(plan.items):
+        if isinstance(item, SignalItem) and (plan.clean or not plan.spares_records):
+            said, key = _says(plan, item), f'"{item.key}"="'
+            before = f"CASE WHEN first < {at} THEN {literal(f',{key}')} ELSE {literal(key)} END"
+            parts += [f"CASE WHEN {said} THEN {before} END", f"v{item.column}", f"CASE WHEN {said} THEN '\"' END"]
+        else:
+            texts.append(f", CASE WHEN sent THEN {_item(plan, item, ',', lead=False)} END AS t{at}")
+            said = f"t{at} IS NOT NULL"
+            parts += [f"CASE WHEN first < {at} AND {said} THEN ',' END", f"t{at}"]
+        says.append(f"WHEN {said} THEN {at}")
+    due = "first IS NOT NULL"
+    if plan.constants:
+        parts += ["CASE WHEN first IS NOT NULL THEN ',' END", literal(",".join(_constants(plan)))]
+        due = "true" if plan.speaks_always else due
+    first = f"CASE {' '.join(says)} END" if says else "NULL::INTEGER"
+    line = f"CASE WHEN sent AND {due} THEN concat({', '.join([user, 'chr(9)', *parts, 'chr(10)'])}) END"
+    return f"SELECT *, {line} AS line FROM (SELECT *, {first} AS first FROM (SELECT *{''.join(texts)} FROM ({rows})))"
+
+
 def traits_in_force(plan: Plan) -> str:
     """The IDs of traits that a record adds, with commas between them; by integration code none can be taken away."""
     parts = []
@@ -261,7 +300,7 @@ def contradicts_itself(plan: Plan) -> str:
 
 def _may_be_removed_and_added(plan: Plan, remover: Item) -> str:
     if isinstance(remover, TraitsItem):
-        return f"contains(v{remover.column}, ':')"
+        return "" if plan.clean else f"contains(v{remover.column}, ':')"
     if not isinstance(remover, RuleItem):
         return ""
     adders = []

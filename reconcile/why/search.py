@@ -43,7 +43,7 @@ from reconcile.why.forms import RULES
 SAMPLE_IDS = 100_000
 SPELLED_IDS = 10_000
 FEW_CUSTOMERS = 200_000  # so many are read for this alone
-_AFFIX_RECORDS, _AFFIX_MAPPINGS = 1_000, 20_000  # IDs among which affixes are looked for
+_AFFIX_RECORDS, _AFFIX_MAPPINGS = 1_000, 10_000  # IDs among which affixes are looked for
 _CHUNK = 200_000
 
 
