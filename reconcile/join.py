@@ -216,6 +216,8 @@ class Join:
                 others = store.export(self._plan.other.dpid, self._now())
                 counted = self._counted("reading mappings of the other data source", others)
                 summary.ids_left_out = engine.load_others(counted)
+        if not self._feed.changes_only:  # which goes by customers
+            engine.repeated_users()  # while records still come in
         return count
 
     def opt_outs(self, dpid: int | None = None) -> OptOuts:

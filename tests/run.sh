@@ -40,6 +40,8 @@ if [ -n "$missing" ]; then
         apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
+# a container may forbid Python to keep what it has compiled: each of a thousand processes would compile all of it anew
+unset PYTHONDONTWRITEBYTECODE
 [ -x .venv/bin/python ] || python3 -m venv .venv
 # what is imported is compiled then; most of Spark and its like never is
 .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt \

@@ -46,6 +46,7 @@ class DuckEngine:
         columns = ", ".join(f"{name} {'BIGINT' if name == 'seq' else 'VARCHAR'}" for name in sql.record_columns(plan))
         self._con.execute(f"CREATE TABLE records ({columns})")
         self._repeated_ids: Hashes | None = None
+        self._repeated_users: Hashes | None = None
 
     def __enter__(self) -> "DuckEngine":
         return self
@@ -139,8 +140,17 @@ class DuckEngine:
             self._repeated_ids = self._repeated("records", "id")
         return self._repeated_ids
 
+    def repeated_users(self) -> Hashes:
+        """The hashes of users to whom several mappings may lead; may be asked for while `stage` is at work."""
+        if self._repeated_users is None:
+            shared = self._plan.by_uuid or self._plan.other
+            columns = queries.user_columns(self._plan)
+            self._repeated_users = self._repeated("mappings", columns) if shared else np.empty(0, np.uint64)
+        return self._repeated_users
+
     def load_mappings(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Take in a store's export, also while `stage` is at work in another thread; the number of mappings."""
+        self._repeated_users = None
         order = "PARTITION BY customer_id ORDER BY last_seen DESC, high DESC, low DESC"
         latest = f", row_number() OVER ({order}) = 1 AS latest" if self._plan.every_device else ""
         statement = f"CREATE TABLE mappings AS SELECT customer_id, high, low{latest} FROM source"
@@ -155,6 +165,7 @@ class DuckEngine:
 
         The customers are then mapped to its IDs: of each device to the latest that can be sent.
         """
+        self._repeated_users = None
         faults: Counter[str] = Counter()
         rules = self._plan.other.rules if self._plan.other else self._plan.id_rules
         statement = (
@@ -256,26 +267,20 @@ class DuckEngine:
 
     def _find_repeats(self) -> bool:
         """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
-        hashes = {
-            "repeated_ids": self.repeated_ids(),
-            "repeated_users": (
-                self._repeated("mappings", queries.user_columns(self._plan))
-                if self._plan.by_uuid or self._plan.other
-                else np.empty(0, np.uint64)
-            ),
-        }
+        hashes = {"repeated_ids": self.repeated_ids(), "repeated_users": self.repeated_users()}
         for name, values in hashes.items():
             self._con.register(name, pa.table({"h": values}))
         return any(len(values) for values in hashes.values())
 
     def _repeated(self, table: str, columns: str) -> Hashes:
         """The hashes of values that stand in the table more than once; a share of them at a time, to save memory."""
-        shares = int(self._value(f"SELECT count(*) FROM {table}")) // HASH_SHARE_ROWS + 1
         found = []
-        for share in range(shares):
-            chosen = f" WHERE hash({columns}) % {shares} = {share}" if shares > 1 else ""
-            query = f"SELECT hash({columns}) AS h FROM {table}{chosen}"
-            found.append(repeated(self._con.sql(query).fetchnumpy()["h"]))
+        with self._con.cursor() as con:  # of its own: mappings may come in at the same time
+            ((rows,),) = con.execute(f"SELECT count(*) FROM {table}").fetchall()
+            shares = int(rows) // HASH_SHARE_ROWS + 1
+            for share in range(shares):
+                chosen = f" WHERE hash({columns}) % {shares} = {share}" if shares > 1 else ""
+                found.append(repeated(con.sql(f"SELECT hash({columns}) AS h FROM {table}{chosen}").fetchnumpy()["h"]))
         return np.concatenate(found)
 
     def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:

@@ -24,7 +24,10 @@ SCHEMA = pa.schema(
 
 _DIGITS = UUID_DIGITS // 2
 _WORD = 8  # digits that fit 64 bits as text
+_LAST = 3  # digits of a half that two words leave
 _ZERO = ord("0")
+_VALUES = np.uint64(0x0F0F0F0F0F0F0F0F)  # of digits as text
+_VALUES_OF_LAST = np.uint64(0x0F0F0F0000000000)  # the first digit stands in the lowest bits
 # By step: the bits of one number, what puts it in front of its neighbour, and where the pair stands then.
 _PAIRING = tuple(
     (np.uint64(mask), np.uint64(factor), np.uint64(shift))
@@ -59,19 +62,23 @@ def _halves(uuids: pa.StringArray) -> tuple[Numbers, Numbers]:
 
 
 def _numbers(digits: Digits) -> Numbers:
-    """What each row of digits says, as text."""
-    first = digits.shape[1] % _WORD
-    found = np.zeros(len(digits), np.uint64)
-    for place in range(first):
-        found = found * np.uint64(10) + (digits[:, place] - _ZERO)
-    for place in range(first, digits.shape[1], _WORD):
-        found = found * np.uint64(10**_WORD) + _word(digits[:, place : place + _WORD])
+    """What the 19 digits of each row say: two words of eight digits, and the last three of a third one."""
+    found = _words(digits[:, :_WORD], _VALUES)
+    found *= np.uint64(10 ** (_DIGITS - _WORD))
+    second = _words(digits[:, _WORD : 2 * _WORD], _VALUES)
+    second *= np.uint64(10**_LAST)
+    found += second
+    found += _words(digits[:, -_WORD:], _VALUES_OF_LAST)
     return found
 
 
-def _word(digits: Digits) -> Numbers:
-    """Eight digits at once: neighbours become one number of two digits, these of four, these of eight."""
-    words: Numbers = np.ascontiguousarray(digits).view("<u8")[:, 0]
+def _words(digits: Digits, values: np.uint64) -> Numbers:
+    """Eight digits at once, those that `values` leaves: neighbours become one number of two digits, these of four,
+    these of eight.
+    """
+    words: Numbers = digits.view("<u8")[:, 0] & values
     for mask, factor, shift in _PAIRING:
-        words = ((words & mask) * factor) >> shift
+        words &= mask
+        words *= factor
+        words >>= shift
     return words

@@ -264,7 +264,7 @@ class _QuoteCounter(io.RawIOBase):
     """Passes reads through and counts the quotes in them."""
 
     def __init__(self, stream: BinaryIO, quote: str) -> None:
-        self._stream, self._quote = stream, quote
+        self._stream, self._quote = stream, quote.encode()
         self._same = np.empty(BLOCK_BYTES, np.bool_)  # kept: fresh memory for each block takes longer than the count
         self.quotes = 0
 
@@ -273,10 +273,10 @@ class _QuoteCounter(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        if self._quote:
+        if self._quote and self._quote in data:
             for start in range(0, len(data), BLOCK_BYTES):
                 text = np.frombuffer(data, np.uint8)[start : start + BLOCK_BYTES]
-                self.quotes += int(np.count_nonzero(np.equal(text, ord(self._quote), out=self._same[: len(text)])))
+                self.quotes += int(np.count_nonzero(np.equal(text, self._quote[0], out=self._same[: len(text)])))
         return data
 
     def close(self) -> None:

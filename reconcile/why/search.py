@@ -264,8 +264,8 @@ def _draw(con: duckdb.DuckDBPyConnection, batches: Iterable[pa.RecordBatch], mos
         rows += len(batch)
         if rows > 2 * most + len(batch):
             limit, rows = _thin(con, most), most
-    _thin(con, most)
-    return total, dict(con.sql("SELECT id, records FROM drawn ORDER BY place, id").fetchall())
+    kept = "SELECT id, sum(records)::BIGINT FROM drawn GROUP BY id, place ORDER BY place, id LIMIT ?"
+    return total, dict(con.execute(kept, [most]).fetchall())
 
 
 def _thin(con: duckdb.DuckDBPyConnection, most: int) -> int:
