@@ -268,9 +268,9 @@ def with_line(plan: Plan, rows: str, user: str) -> str:
     if plan.constants:
         parts += ["CASE WHEN first IS NOT NULL THEN ',' END", literal(",".join(_constants(plan)))]
         due = "true" if plan.speaks_always else due
-    first = f"CASE {' '.join(says)} END" if says else "NULL::INTEGER"
     line = f"CASE WHEN sent AND {due} THEN concat({', '.join([user, 'chr(9)', *parts, 'chr(10)'])}) END"
-    return f"SELECT *, {line} AS line FROM (SELECT *, {first} AS first FROM (SELECT *{''.join(texts)} FROM ({rows})))"
+    with_texts = f"SELECT *{''.join(texts)} FROM ({rows})"
+    return f"SELECT *, {line} AS line FROM (SELECT *, CASE {' '.join(says)} END AS first FROM ({with_texts}))"
 
 
 def traits_in_force(plan: Plan) -> str:

@@ -1,6 +1,7 @@
 """The reconciler against DuckDB's own COPY and against a plain Python program with MGET, in one session.
 
-    python -m tests.bench.reconcile [--records 10000000] [--curve | --merge] [--folder DIR] [--without-mget]
+    python -m tests.bench.reconcile [--records 10000000] [--rounds 3] [--curve | --merge] [--folder DIR]
+        [--without-mget]
 
 Prints a Markdown table. Each contender is a process of its own, timed from start to end, memory as its peak resident
 set. Needs about 8 GB of disk and, for the plain program, 3 GB of memory at ten million records.
@@ -11,7 +12,10 @@ import json
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import duckdb
 
@@ -143,6 +147,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, help="10 million; with --merge 2 million")
     parser.add_argument("--curve", action="store_true", help="ours on SQLite from 1 to 30 million records instead")
     parser.add_argument("--merge", action="store_true", help="one record of each user against five, instead")
+    parser.add_argument("--rounds", type=int, default=3, help="of COPY and ours; default: 3")
     parser.add_argument("--folder", type=Path, help="keep the data there for the next time")
     parser.add_argument("--without-mget", action="store_true")
     options = parser.parse_args()
@@ -154,7 +159,7 @@ def main() -> None:
         elif options.merge:
             merge(folder, options.records or 2_000_000)
         else:
-            compare(folder, options.records or 10_000_000, mget=not options.without_mget)
+            compare(folder, options.records or 10_000_000, rounds=options.rounds, mget=not options.without_mget)
 
 
 def curve(folder: Path) -> None:
@@ -190,23 +195,34 @@ def merge(folder: Path, records: int, rounds: int = 5) -> None:
         print(f"| {repeats} | `{policy}` | {figures} |")
 
 
-def compare(folder: Path, records: int, *, mget: bool) -> None:
+def compare(folder: Path, records: int, *, rounds: int, mget: bool) -> None:
+    """The first three take turns, and each run of ours is held against the `COPY` before it, as the machine is shared;
+    the others run once, and are held against the median of `COPY`.
+    """
     feed, mappings = data.make(folder, records)
-    results: dict[str, Taken] = {}
-    copy = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
-    results["DuckDB `COPY … (compression gzip)`, mappings in Parquet"] = copy
     sqlite = Store(url=f"sqlite:///{folder}/bench-{records}.db")
     if not (folder / f"bench-{records}.db").exists():
         fill_sqlite(sqlite, f"FROM '{mappings}'")
-    results["reconcile, SQLite"] = ours("sqlite", sqlite.url, feed, folder)
-    # as much is delivered; for what is left out COPY has nothing like it
-    plain = ours("delivered", sqlite.url, feed, folder, options="diagnose = false")
-    results["reconcile, SQLite, `diagnose = false`"] = plain
-    results["reconcile, SQLite, unmatched held"] = ours("held", sqlite.url, feed, folder, "hold")
+    turns: dict[str, Callable[[], Taken]] = {
+        "DuckDB `COPY … (compression gzip)`, mappings in Parquet": partial(
+            timed, "-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder
+        ),
+        "reconcile, SQLite": partial(ours, "sqlite", sqlite.url, feed, folder),
+        # as much is delivered; for what is left out COPY has nothing like it
+        "reconcile, SQLite, `diagnose = false`": partial(
+            ours, "delivered", sqlite.url, feed, folder, options="diagnose = false"
+        ),
+    }
+    results: dict[str, list[Taken]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, run in turns.items():
+            results[name].append(run())
+    copies = results[next(iter(turns))]
+    results["reconcile, SQLite, unmatched held"] = [ours("held", sqlite.url, feed, folder, "hold")]
     with tempfile.TemporaryDirectory() as data_folder, redis_server(Path(data_folder), "--appendonly", "no") as server:
         store = Store(url=server.url, persistence="unchecked")
         fill_redis(store, server, mappings)
-        results["reconcile, Redis"] = ours("redis", store.url, feed, folder)
+        results["reconcile, Redis"] = [ours("redis", store.url, feed, folder)]
     if mget:
         with (
             tempfile.TemporaryDirectory() as data_folder,
@@ -216,12 +232,15 @@ def compare(folder: Path, records: int, *, mget: bool) -> None:
             for level in (1, 9):
                 arguments = (str(feed), str(server.port), str(folder / "mget.gz"), str(level))
                 taken = timed("-c", MGET, *arguments, folder=folder)
-                results[f"plain Python, `MGET` of 1,000, gzip level {level}"] = taken
-    again = timed("-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder)
-    results["DuckDB `COPY` once more, at the end"] = again
-    print("| what | seconds | times COPY | peak GB |\n|---|---|---|---|")
+                results[f"plain Python, `MGET` of 1,000, gzip level {level}"] = [taken]
+    print("| what | seconds, median | times COPY, median | each round | peak GB |\n|---|---|---|---|---|")
+    middle = median(copy.seconds for copy in copies)
     for name, found in results.items():
-        print(f"| {name} | {found.seconds:.1f} | {copy.seconds / found.seconds:.2f} | {found.memory:.2f} |")
+        against = [copy.seconds for copy in copies] if len(found) == rounds else [middle]
+        ratios = [copy / one.seconds for copy, one in zip(against, found, strict=True)]
+        each = ", ".join(f"{one.seconds:.1f} = {ratio:.2f}" for one, ratio in zip(found, ratios, strict=True))
+        figures = f"{median(one.seconds for one in found):.1f} | {median(ratios):.2f} | {each}"
+        print(f"| {name} | {figures} | {max(one.memory for one in found):.2f} |")
 
 
 if __name__ == "__main__":
