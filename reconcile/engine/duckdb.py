@@ -31,7 +31,7 @@ from reconcile.why.customers import Compared
 __all__ = ["BATCH_ROWS", "SAMPLES", "DuckEngine", "Guard", "Ints", "LeftOut", "Outcome", "Reject", "Sink"]
 
 BATCH_ROWS = 100_000
-HASH_SHARE_ROWS = 12_000_000
+HASH_SHARE_ROWS = 8_000_000
 MERGE_PART_ROWS = 500_000  # what is gathered in order does not spill: merge as many records at a time as surely fit
 
 _OF_USER = ("user_id", "first", "text")
