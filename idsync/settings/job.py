@@ -26,7 +26,7 @@ class Reconcile(Table):
     """Where the job keeps its ledger, run folders and held records, for how long, and how much memory a join takes."""
 
     state_dir: ConfigPath = Field(default=Path("var/reconcile"), validate_default=True)
-    memory_limit: Annotated[str, AfterValidator(_memory)] = "1600MB"
+    memory_limit: Annotated[str, AfterValidator(_memory)] = "1700MB"
     disk_check: bool = True
     keep_runs_days: Annotated[int, Field(ge=1, le=3650)] = 30
     keep_rejects_days: Annotated[int, Field(ge=1, le=3650), AfterValidator(_within_run)] = 30
