@@ -6,6 +6,7 @@ a signal it is a string literal.
 
 import re
 from decimal import Decimal
+from typing import TypeGuard
 
 from idsync import ids
 from reconcile import lines
@@ -206,6 +207,17 @@ def _item(plan: Plan, item: Item, mark: str, *, lead: bool = True) -> str:
             return _once(plan, item, first)
 
 
+def _is_plain(item: Item, plan: Plan) -> TypeGuard[SignalItem]:
+    """Whether what the item says is its column as it stands, in quotes: parts that need no text of their own."""
+    return isinstance(item, SignalItem) and (plan.clean or not plan.spares_records)
+
+
+def _quoted(plan: Plan, item: SignalItem, before: str) -> list[str]:
+    """What a plain item comes to, part by part; `before` is SQL for all up to the first quote."""
+    said = _says(plan, item)
+    return [f"CASE WHEN {said} THEN {before} END", f"v{item.column}", f"CASE WHEN {said} THEN '\"' END"]
+
+
 def _says(plan: Plan, item: SignalItem) -> str:
     """Whether a signal is sent."""
     spared = plan.spares_records and not plan.clean
@@ -238,11 +250,16 @@ def _names(column: str, trait: int | str) -> str:
 
 def text_of(plan: Plan, mark: str = ",") -> str:
     """All items of a record, each with the mark before it; empty where it has nothing to say."""
-    texts = [_item(plan, item, mark) for item in plan.items]
+    parts = []
+    for item in plan.items:
+        if _is_plain(item, plan):
+            parts += _quoted(plan, item, literal(f'{mark}"{item.key}"="'))
+        else:
+            parts.append(_item(plan, item, mark))
     constants = literal("".join(mark + text for text in _constants(plan)))
     if plan.constants and plan.speaks_always:
-        texts.append(constants)
-    said = f"concat({', '.join(texts)})"
+        parts.append(constants)
+    said = f"concat({', '.join(parts)})"
     return f"coalesce(nullif({said}, '') || {constants}, '')" if plan.constants and not plan.speaks_always else said
 
 
@@ -255,10 +272,10 @@ def with_line(plan: Plan, rows: str, user: str) -> str:
     """
     texts, says, parts = [], [], []
     for at, item in enumerate(plan.items):
-        if isinstance(item, SignalItem) and (plan.clean or not plan.spares_records):
+        if _is_plain(item, plan):
             said, key = _says(plan, item), f'"{item.key}"="'
             before = f"CASE WHEN first < {at} THEN {literal(f',{key}')} ELSE {literal(key)} END"
-            parts += [f"CASE WHEN {said} THEN {before} END", f"v{item.column}", f"CASE WHEN {said} THEN '\"' END"]
+            parts += _quoted(plan, item, before)
         else:
             texts.append(f", CASE WHEN sent THEN {_item(plan, item, ',', lead=False)} END AS t{at}")
             said = f"t{at} IS NOT NULL"
