@@ -27,9 +27,9 @@ import pyarrow as pa
 from idsync.errors import StoreMisconfigured, StoreUnavailable
 from idsync.ids import UUID_DIGITS
 from idsync.store import optouts
+from idsync.store.ahead import ahead
 from idsync.store.base import EXPORT_SCHEMA, OPTED_OUT, Count, Device, Pair, Part, Sync
 from idsync.store.batches import by_customer, texts, texts_of
-from idsync.store.beside import beside
 from idsync.store.optouts import OptedOutDevices, OptOut, Token
 from idsync.store.spread import spread
 
@@ -80,13 +80,11 @@ _WANTED = _EXPORT.format(which="customer_id IN (SELECT value FROM json_each(?))"
 _FIRST, _LAST = (f"SELECT {which}(customer_id) FROM mappings WHERE dpid = ?" for which in ("min", "max"))  # noqa: S608
 _AFTER = "SELECT customer_id FROM mappings WHERE dpid = ? AND customer_id >= ? ORDER BY customer_id LIMIT 1"
 _NAMES = "SELECT DISTINCT customer_id FROM mappings WHERE dpid = ? AND customer_id >= ? ORDER BY customer_id LIMIT ?"
-_PLACES = 16  # from all over a data source
-_READERS = 2  # more than whoever takes it in can keep up with
+_SAMPLE_PLACES = 16
 _BUSY_SECONDS = 5.0
 _POLL_SECONDS = 0.001
 _BATCH_ROWS = 32_768
 _SUBSET_CUSTOMERS = 1_000
-_MANY_CUSTOMERS = 20_000  # are asked for side by side
 _SWEEP_ROWS = 5_000
 _SWEEP_PAUSE_SECONDS = 0.01  # several polls: whoever waits gets the writer's place
 
@@ -127,22 +125,13 @@ class SqliteStore:
     ) -> Iterator[pa.RecordBatch]:
         with self._using() as db:
             out = _opted_out_devices(db)
-
-        def read(store: SqliteStore, ids: Sequence[str] | None, part: Part) -> Iterator[pa.RecordBatch]:
-            batches = store._all(dpid, now, part) if ids is None else store._some(dpid, now, ids)
-            return by_customer((optouts.without(batch, out) for batch in batches), latest_only=latest_only)
-
-        def apart(ids: Sequence[str] | None, part: Part) -> Iterator[pa.RecordBatch]:
-            """By a connection of its own, which no other thread waits for."""
-            with closing(SqliteStore(str(self._path), self._lifetime, self._cap)) as store:
-                yield from read(store, ids, part)
-
-        everybody = Part("", "")
-        if customer_ids is not None and len(customer_ids) > _MANY_CUSTOMERS:
-            return beside([apart(customer_ids[at::_READERS], everybody) for at in range(_READERS)], _READERS)
-        if customer_ids is None and part is None and len(ranges := self._ranges(dpid)) > 1:
-            return beside([apart(None, each) for each in ranges], _READERS)
-        return read(self, customer_ids, part or everybody)
+        if customer_ids is not None:
+            batches = self._some(dpid, now, customer_ids)
+        elif part is not None:
+            batches = self._all(dpid, now, part)
+        else:
+            batches = ahead(self._apart(dpid, now))
+        return by_customer((optouts.without(batch, out) for batch in batches), latest_only=latest_only)
 
     def parts(self, dpid: int, most: int) -> list[Part]:
         """Ranges of customer IDs."""
@@ -157,9 +146,17 @@ class SqliteStore:
         return [Part(first, end) for first, end in pairwise([*bounds, ""])]
 
     def sample(self, dpid: int, now: int, most: int) -> list[str]:
-        places = min(most, _PLACES)
+        places = min(most, _SAMPLE_PLACES)
         with self._using() as db:
-            starts = _spread(db, dpid, places)
+            first, last = (_wait(db, query, (dpid,)).fetchone()[0] for query in (_FIRST, _LAST))
+            if first is None or last is None:
+                return []
+
+            def after(text: str) -> str:
+                row = _wait(db, _AFTER, (dpid, text)).fetchone()
+                return str(row[0] if row else last)  # others remove rows at the same time
+
+            starts = spread(first, last, after, places)
             named = [row[0] for start in starts for row in _wait(db, _NAMES, (dpid, start, most // places))]
         exported = self.export(dpid, now, customer_ids=list(dict.fromkeys(named)), latest_only=True)
         return [name for batch in exported for name in batch.column(0).to_pylist()]
@@ -292,12 +289,10 @@ class SqliteStore:
         rows = _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))
         return (Device(*row) for row in rows if not _is_out(db, optouts.device_token(row[0])))
 
-    def _ranges(self, dpid: int) -> list[Part]:
-        """All of a data source in parts of no size that is known, but found at once; one where there is little."""
-        with self._using() as db:
-            starts = _spread(db, dpid, _PLACES)
-        bounds = starts[1:] if len(starts) == _PLACES else []
-        return [Part(first, end) for first, end in pairwise(["", *bounds, ""])]
+    def _apart(self, dpid: int, now: int) -> Iterator[pa.RecordBatch]:
+        """All, by a connection of its own, which no other thread waits for."""
+        with closing(SqliteStore(str(self._path), self._lifetime, self._cap)) as store:
+            yield from store._all(dpid, now, Part("", ""))
 
     def _all(self, dpid: int, now: int, part: Part) -> Iterator[pa.RecordBatch]:
         """Chunk after chunk, each with a look of its own: no long read keeps the log from being cut back."""
@@ -388,19 +383,6 @@ class SqliteStore:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
             db.execute("COMMIT")
-
-
-def _spread(db: sqlite3.Connection, dpid: int, most: int) -> list[str]:
-    """Up to `most` customers of a data source from all over it, in order."""
-    first, last = (_wait(db, query, (dpid,)).fetchone()[0] for query in (_FIRST, _LAST))
-    if first is None or last is None:
-        return []
-
-    def after(text: str) -> str:
-        row = _wait(db, _AFTER, (dpid, text)).fetchone()
-        return str(row[0] if row else last)  # others remove rows at the same time
-
-    return spread(first, last, after, most)
 
 
 def _is_out(db: sqlite3.Connection, token: Token) -> bool:

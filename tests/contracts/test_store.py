@@ -181,7 +181,6 @@ def test_an_export_crosses_batches_without_loss(kind: Kind, monkeypatch: pytest.
     """Customers with several devices straddle borders of every kind."""
     monkeypatch.setattr("idsync.store.sqlite._BATCH_ROWS", 7)
     monkeypatch.setattr("idsync.store.sqlite._SUBSET_CUSTOMERS", 7)
-    monkeypatch.setattr("idsync.store.sqlite._MANY_CUSTOMERS", 50)
     monkeypatch.setattr("idsync.store.redis._BATCH_ROWS", 7)
     monkeypatch.setattr("idsync.store.redis._PIPELINE", 3)
     monkeypatch.setattr("idsync.store.redis._SUBSET_PIPELINE", 3)
