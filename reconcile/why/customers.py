@@ -56,10 +56,9 @@ class Compared:
         self._odd = pa.table({"id": odd, "form": loosest_of(odd)})
 
     def some(self, most: int) -> list[str]:
-        """At about even distances in the order of the table."""
         step = -(-self.compared // most) or 1
-        found: list[str] = self._texts(f"place % {step} = 0").to_pylist()
-        return found[:most]
+        found: list[str] = self._texts(f"rowid % {step} = 0").to_pylist()
+        return found
 
     def like(self, texts: Sequence[str]) -> Iterator[list[str]]:
         forms = loosest_of(pa.array(texts, pa.string()))
@@ -75,7 +74,7 @@ class Compared:
         return (found.get(form, []) for form in forms.to_pylist())
 
     def _texts(self, condition: str) -> pa.StringArray:
-        """The customers whose forms fulfil it."""
+        """The customers of the rows of `forms` that fulfil it."""
         chosen = f"{self._customers} WHERE place IN (SELECT place FROM forms WHERE {condition})"
         return self._con.sql(chosen).to_arrow_table()["id"].combine_chunks()
 

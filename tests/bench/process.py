@@ -35,7 +35,7 @@ def timed(*command: str, folder: Path, one_core: bool = False) -> Taken:
 
     `one_core` pins it to one core where the system can, and its libraries to one thread.
     """
-    environ = _compiled()
+    environ = _environment()
     if one_core:
         environ = {**environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as telling:
@@ -56,8 +56,8 @@ def timed(*command: str, folder: Path, one_core: bool = False) -> Taken:
 
 
 @cache
-def _compiled() -> dict[str, str]:
-    """The environment of contenders, whose modules are compiled, as they are wherever a program runs a second time."""
+def _environment() -> dict[str, str]:
+    """Of contenders. Their modules are compiled, as they are wherever a program runs a second time."""
     environ = {**os.environ, "PYTHONPATH": str(_ROOT), "IDSYNC_CONFIG": ""}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     modules = "duckdb, reconcile.commands.runs, reconcile.commands.looks"

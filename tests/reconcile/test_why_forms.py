@@ -138,6 +138,16 @@ def test_customers_at_hand_are_alike_who_have_one_loosest_form(texts: list[str])
     assert found == [sorted(other for other in texts if loosest(other) == loosest(text))[:10] for text in texts]
 
 
+@pytest.mark.parametrize("odd", [0, 1])
+def test_some_customers_at_hand_are_from_all_over_whichever_rows_are_theirs(odd: int) -> None:
+    with duckdb.connect() as con:
+        con.execute("CREATE TABLE known AS SELECT range AS number, range::VARCHAR AS name FROM range(2000)")
+        found = Compared(con, "known", "name", f"number % 2 = {odd}").some(100)
+    assert 90 <= len(set(found)) == len(found) <= 100
+    assert {int(name) % 2 for name in found} == {odd}
+    assert max(map(int, found)) > 1900
+
+
 def test_nothing_but_blanks_has_no_spellings() -> None:
     assert spellings(f" {NBSP}") == []
     assert spellings("7", common_lengths(["007", "0070", "00800", "77"]))[0] == "7"
