@@ -24,8 +24,9 @@ import pyarrow as pa
 from reconcile import changes, conflicts, lines
 from reconcile.changes import User
 from reconcile.engine import queries, sql
-from reconcile.engine.duckdb import BATCH_ROWS, MERGE_PART_ROWS, DuckEngine
+from reconcile.engine.duckdb import BATCH_ROWS, DuckEngine
 from reconcile.engine.outcome import Ints, Outcome, Reject, Sink, write_lines
+from reconcile.engine.users import by_user
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 
@@ -182,13 +183,15 @@ class ChangesEngine(DuckEngine):
         return f"CASE WHEN place IN (FROM few) THEN {of_few} ELSE {of_others} END"
 
     def _mark_several(self) -> None:
-        """One mark for all records of a customer; string_agg does not spill, so a part of the customers at a time."""
-        parts = -(-int(self._value("SELECT count(*) FROM said WHERE due AND NOT single")) // MERGE_PART_ROWS)
-        self._rows(f"CREATE TABLE several AS {queries.several(self._plan, max(parts, 1))}")
-        marks = queries.marks_of_several(self._plan)
-        self._rows(f"CREATE TABLE marks AS {marks.replace('?', '0')} LIMIT 0")
-        for part in range(parts):
-            self._rows(f"INSERT INTO marks {marks.replace('?', str(part))}")
+        """One mark for all records of a customer."""
+        self._rows(f"CREATE TABLE several AS {queries.several(self._plan)}")
+        self._con.register("no_rows", self._schema.empty_table())
+        self._rows(f"CREATE TABLE marked AS SELECT {self._key}, mark FROM no_rows")
+        records = self._stream(f"SELECT {self._key}, seq, text FROM several ORDER BY {self._key}, seq")
+        for users in by_user(records, self._key.split(", ")):
+            with self._beside(users=users) as con:
+                con.execute(f"INSERT INTO marked {queries.marks_of_users(self._plan)}")
+        self._rows(f"CREATE TABLE marks AS {queries.placed('marked')}")
 
     def _find_changed(self) -> None:
         """The tables `changed`, `near` (what was sent to their users, and to those of `gone`), `before` (what was sent
@@ -220,7 +223,6 @@ class ChangesEngine(DuckEngine):
 
     def _weave(self, sink: Sink, outcome: Outcome) -> None:
         """What is to be sent to users of whom several rows speak, a block of lines at a time."""
-        self._con.register("no_rows", self._schema.empty_table())
         self._rows("CREATE TABLE woven_rows AS FROM no_rows")
         block: list[str] = []
         kept: list[tuple[Any, ...]] = []
@@ -247,9 +249,8 @@ class ChangesEngine(DuckEngine):
         if block:
             sink.write(memoryview("".join(block).encode()), len(block))
         if kept:
-            with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
-                beside.register("kept", _table(kept, self._schema))
-                beside.execute("INSERT INTO woven_rows FROM kept")
+            with self._beside(kept=_table(kept, self._schema)) as con:
+                con.execute("INSERT INTO woven_rows FROM kept")
         return len(block)
 
     def _users(self) -> Iterator[tuple[str, Iterator["_Row"]]]:

@@ -5,7 +5,7 @@ is the content of the file: from there to the compressor no row is touched in Py
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from reconcile import conflicts, lines
 from reconcile.engine import halves, queries, sql
 from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Sink, account
 from reconcile.engine.repeats import Hashes, repeated
+from reconcile.engine.users import by_user
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 from reconcile.screen import doubtful_ids, text_buffer
@@ -32,9 +33,8 @@ __all__ = ["BATCH_ROWS", "SAMPLES", "DuckEngine", "Guard", "Ints", "LeftOut", "O
 
 BATCH_ROWS = 100_000
 HASH_SHARE_ROWS = 8_000_000
-MERGE_PART_ROWS = 500_000  # what is gathered in order does not spill: merge as many records at a time as surely fit
 
-_OF_USER = ("user_id", "first", "text")
+_OF_USER = ("user_id", "seqs", "text")
 
 
 class DuckEngine:
@@ -285,36 +285,53 @@ class DuckEngine:
 
     def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
-        parts = outcome.records // MERGE_PART_ROWS + 1
-        self._con.execute(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan, parts, repeats=repeats)}")
-        outcome.silent += int(self._value("SELECT count(*) FROM repeats WHERE counted AND text = ''"))
-        for part in range(parts):
-            for batch in self._stream(queries.merged_lines(self._plan).replace("?", str(part))):
-                lengths, text = text_buffer(batch.column("line"))
-                if done := int(np.count_nonzero(lengths)):
-                    sink.write(text, done)
-                dropped, firsts = (batch.column(name).to_numpy() for name in ("dropped", "first"))
-                outcome.drop(int(dropped.sum()), *firsts[dropped > 0][:SAMPLES].tolist())
-                packed = self._decide(batch.filter(pc.is_valid(batch.column("text"))), outcome)
-                if packed:
-                    sink.write(memoryview("".join(packed).encode()), len(packed))
-                outcome.lines += done + len(packed)
+        records = self._stream(queries.repeated_records(self._plan, repeats=repeats))
+        refused: list[int] = []
+        for users in by_user(_speaking(records, outcome), queries.user_columns(self._plan).split(", ")):
+            with self._beside(users=users) as con:
+                for batch in con.sql(queries.merged_lines(self._plan)).to_arrow_reader(BATCH_ROWS):
+                    self._hand_on(batch, sink, outcome, refused)
+        if refused:
+            self._con.register("refused", pa.table({"seq": refused}))
+            rows = self._rows("SELECT seq, id FROM records SEMI JOIN refused USING (seq)")
+            outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in rows]
 
-    def _decide(self, users: pa.RecordBatch, outcome: Outcome) -> list[str]:
-        """The lines of users whose items may contradict each other, or need more than one line."""
+    def _hand_on(self, users: pa.RecordBatch, sink: Sink, outcome: Outcome, refused: list[int]) -> None:
+        """The lines of users, as `queries.merged_lines` has them, to the sink."""
+        lengths, text = text_buffer(users.column("line"))
+        if done := int(np.count_nonzero(lengths)):
+            sink.write(text, done)
+        dropped = users.column("dropped").to_numpy()
+        firsts = users.column("seqs").filter(pa.array(dropped > 0))[:SAMPLES].to_pylist()
+        outcome.drop(int(dropped.sum()), *(seqs[0] for seqs in firsts))
+        packed = self._decide(users.filter(pc.is_valid(users.column("text"))), outcome, refused)
+        if packed:
+            sink.write(memoryview("".join(packed).encode()), len(packed))
+        outcome.lines += done + len(packed)
+
+    def _decide(self, users: pa.RecordBatch, outcome: Outcome, refused: list[int]) -> list[str]:
+        """The lines of users whose items may contradict each other, or need more than one line; those who need too many
+        have their records `refused`.
+        """
         found: list[str] = []
-        for user, first, text in zip(*(users.column(name).to_pylist() for name in _OF_USER), strict=True):
+        for user, seqs, text in zip(*(users.column(name).to_pylist() for name in _OF_USER), strict=True):
             items, dropped = conflicts.resolve(conflicts.split(text), self._plan.policy)
             packed = lines.pack(user, items)
             if len(packed) > lines.MAX_LINES_PER_USER:
-                with self._con.cursor() as beside:  # the connection itself is busy with the result that is being read
-                    rows = beside.execute(queries.records_of_user(self._plan), [user]).fetchall()
-                outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in rows]
+                refused += seqs
                 continue
             found += packed
             if dropped:
-                outcome.drop(dropped, first)
+                outcome.drop(dropped, seqs[0])
         return found
+
+    @contextmanager
+    def _beside(self, **tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection with these tables, too, while the engine's own is busy with a result that is being read."""
+        with self._con.cursor() as con, _spill_errors():
+            for name, table in tables.items():
+                con.register(name, table)
+            yield con
 
     def _insert(self, statement: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         guard = Guard(batches)
@@ -346,6 +363,14 @@ class DuckEngine:
 def records_schema(plan: Plan) -> pa.Schema:
     """Of records: seq (int64), id and values (string), no nulls."""
     return pa.schema([(name, pa.int64() if name == "seq" else pa.string()) for name in sql.record_columns(plan)])
+
+
+def _speaking(batches: Iterable[pa.RecordBatch], outcome: Outcome) -> Iterator[pa.RecordBatch]:
+    """The records, but for those that have nothing to say, which are counted."""
+    for batch in batches:
+        speaks = pc.not_equal(batch.column("text"), "")
+        outcome.silent += pc.sum(pc.and_not(batch.column("counted"), speaks)).as_py() or 0
+        yield batch if pc.all(speaks).as_py() else batch.filter(speaks)
 
 
 def sendable(batch: pa.RecordBatch, rules: IdRules, faults: Counter[str]) -> pa.RecordBatch:

@@ -71,22 +71,21 @@ def lines_of(plan: Plan, *, repeats: bool) -> str:
     return f"SELECT seq, matched, counted, repeated AND meant AS repeated, sent, line FROM ({lines})"
 
 
-def repeated_records(plan: Plan, parts: int, *, repeats: bool) -> str:
-    """The rows left out by `lines_of`: user, seq, whether they are counted, items as one text, and a part number that
-    keeps a user together.
+def repeated_records(plan: Plan, *, repeats: bool) -> str:
+    """The rows left out by `lines_of`, in the order of their users: user, seq, whether they are counted, items as one
+    text.
     """
     user = user_columns(plan)
     return (
-        f"SELECT {user}, seq, counted, hash({user}) % {parts} AS part, {sql.text_of(plan, SEPARATOR)} AS text"
-        f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant"
+        f"SELECT {user}, seq, counted, {sql.text_of(plan, SEPARATOR)} AS text"
+        f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant ORDER BY {user}, seq"
     )
 
 
 def merged_lines(plan: Plan) -> str:
-    """The users of a part, each with the `first` of its records, and its line, or, where that takes `conflicts`, its
-    items as one `text`; `dropped`: how many items the line lacks for others that contradict them.
+    """The rows of `users` (see `engine.users`), each with its line, or, where that takes `conflicts`, with its items as
+    one `text`; `dropped`: how many items the line lacks for others that contradict them.
     """
-    user = user_columns(plan)
     items = f"string_split(text, '{SEPARATOR}')[2:] AS items"  # in a column: within a lambda it is split for each item
     if plan.policy == "all":
         settled, dropped = "list_filter(items, lambda item, place: list_position(items, item) = place)", "0"
@@ -98,24 +97,22 @@ def merged_lines(plan: Plan) -> str:
         settled = f"list_transform({_firsts('subjects')}, lambda place: items[{chosen}])"
         dropped = f"len({_firsts('meanings')}) - len(settled)"
     return (
-        "SELECT user_id, first, CASE WHEN open THEN text END AS text,"
+        "SELECT user_id, seqs, CASE WHEN open THEN text END AS text,"
         f" CASE WHEN open THEN 0 ELSE {dropped} END::BIGINT AS dropped,"
         " CASE WHEN NOT open THEN concat(user_id, chr(9), array_to_string(settled, ','), chr(10)) END AS line"
         f" FROM (SELECT *, CASE WHEN NOT open THEN {settled} END AS settled"
         " FROM (SELECT *, list_reverse(subjects) AS backwards"  # in a column: within a lambda it is made for each item
         f" FROM (SELECT *, CASE WHEN NOT open THEN {subjects} END AS subjects,"
         f" CASE WHEN NOT open THEN {meanings} END AS meanings"
-        f" FROM (SELECT *, {user_id(plan)} AS user_id, {_open(plan)} AS open, {items}"
-        f" FROM (SELECT {user}, array_to_string(list(text ORDER BY seq), '') AS text, min(seq) AS first FROM repeats"
-        f" WHERE part = ? AND text <> '' GROUP BY {user}))))) ORDER BY first"
+        f" FROM (SELECT *, {user_id(plan)} AS user_id, {_open(plan)} AS open, {items} FROM users)))) ORDER BY seqs[1]"
     )
 
 
-# As in `conflicts`, but that keys are compared with their case, and traits with their zeros. What counts characters
-# takes several times as long as what does not: so an item is told by the number of its first character.
+# As in `conflicts`, but that keys are compared with their case, and traits with their zeros. An item is told by the
+# number of its first character, which is quicker than by the character; split_part would make a list of each item.
 _SUBJECT = (
-    """CASE ascii(item) WHEN ascii('"') THEN split_part(item, '"=', 1)"""
-    " WHEN ascii('d') THEN split_part(item, '=', 2) ELSE item END"
+    """CASE ascii(item) WHEN ascii('"') THEN left(item, instr(item, '"='))"""
+    " WHEN ascii('d') THEN substr(item, instr(item, '=') + 1) ELSE item END"
 )
 _MEANINGS = (
     f"CASE WHEN contains(text, '{SEPARATOR}ic=')"
@@ -140,10 +137,6 @@ def _open(plan: Plan) -> str:
     elif any(getattr(item, "removes", False) for item in plan.items):
         tests.append(f"contains(text, '{SEPARATOR}{REMOVE}') AND contains(text, '{SEPARATOR}{ADD}')")
     return " OR ".join(tests)
-
-
-def records_of_user(plan: Plan) -> str:
-    return f"SELECT DISTINCT seq, id FROM repeats JOIN records USING (seq) WHERE {user_id(plan)} = ?"
 
 
 # --- changes only ----------------------------------------------------------------------------------------------------
@@ -173,8 +166,7 @@ def said(plan: Plan, *, repeats: bool) -> str:
         for name, value in (("customer_id", "id"), ("text", "text"), ("traits", sql.traits_in_force(plan)))
     )
     return (
-        f"SELECT seq, {device}, matched, counted, meant, due, single, mark, place, {new}"
-        f" FROM (SELECT *, {_PLACE} FROM ({marked}) m)"
+        f"SELECT seq, {device}, matched, counted, meant, due, single, mark, place, {new} FROM ({placed(f'({marked})')})"
     )
 
 
@@ -182,22 +174,25 @@ def said(plan: Plan, *, repeats: bool) -> str:
 _PLACE = "(SELECT place FROM sent WHERE sent.mark = m.mark) AS place"
 
 
-def several(plan: Plan, parts: int) -> str:
-    """The due records that are not single; a part number keeps a customer together."""
+def several(plan: Plan) -> str:
+    """The due records that are not single."""
     key = sent_key(plan).replace("customer_id", "r.id AS customer_id", 1)
     device = sent_key(plan).partition(", ")[2]
     return (
-        f"SELECT {key}, s.seq, {sql.text_of(plan)} AS text, hash(r.id) % {parts} AS part"
+        f"SELECT {key}, s.seq, {sql.text_of(plan)} AS text"
         f" FROM (SELECT seq, {device} FROM said WHERE due AND NOT single) s JOIN records r USING (seq)"
     )
 
 
-def marks_of_several(plan: Plan) -> str:
+def marks_of_users(plan: Plan) -> str:
+    """Of customers and users in `users` (see `engine.users`): their marks."""
     key = sent_key(plan)
-    return (
-        f"SELECT *, {_PLACE} FROM (SELECT {key}, CASE WHEN text <> '' THEN hash({key}, text) END AS mark"
-        f" FROM (SELECT {key}, string_agg(text, '' ORDER BY seq) AS text FROM several WHERE part = ? GROUP BY ALL)) m"
-    )
+    return f"SELECT {key}, CASE WHEN text <> '' THEN hash({key}, text) END AS mark FROM users"
+
+
+def placed(marks: str) -> str:
+    """The rows of a table of marks, each with the place of the row of what was sent that has it, too."""
+    return f"SELECT *, {_PLACE} FROM {marks} m"
 
 
 def woven(plan: Plan) -> str:

@@ -181,6 +181,16 @@ def test_a_user_with_more_than_fits_is_rejected_and_others_are_packed(
     assert [line.partition("\t")[2] for line in of_b] == [f'"gender"="{long[0]}"\n', f'"tier"="{long[1]}",{last}\n']
 
 
+def test_a_record_that_says_nothing_of_a_user_with_more_than_fits_is_silent(tmp_path: Path) -> None:
+    world = World(tmp_path, CONFLICTS.format("all", "max_rejected = 1\n"))
+    world.sync(("a", uuid(1)))
+    values = ["x" * 60_000 + str(number) for number in range(201)]
+    world.put("1.csv", [("a", "", "", ""), *(("a", value, "", "") for value in values)])
+    summary = world.run()
+    assert summary.reasons == {"too-many-lines": 201}
+    assert (summary.read, summary.matched, summary.silent) == (202, 1, 1)
+
+
 def test_a_policy_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="conflicts"):
         _ = World(tmp_path, CONFLICTS.format("newest", "")).settings
