@@ -285,9 +285,11 @@ class DuckEngine:
 
     def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
-        records = self._stream(queries.repeated_records(self._plan, repeats=repeats))
+        user = queries.user_columns(self._plan)
+        self._rows(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan, repeats=repeats)}")
+        records = self._stream(f"FROM repeats ORDER BY {user}, seq")
         refused: list[int] = []
-        for users in by_user(_speaking(records, outcome), queries.user_columns(self._plan).split(", ")):
+        for users in by_user(_speaking(records, outcome), user.split(", ")):
             with self._beside(users=users) as con:
                 for batch in con.sql(queries.merged_lines(self._plan)).to_arrow_reader(BATCH_ROWS):
                     self._hand_on(batch, sink, outcome, refused)

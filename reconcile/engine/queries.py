@@ -78,7 +78,7 @@ def repeated_records(plan: Plan, *, repeats: bool) -> str:
     user = user_columns(plan)
     return (
         f"SELECT {user}, seq, counted, {sql.text_of(plan, SEPARATOR)} AS text"
-        f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant ORDER BY {user}, seq"
+        f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant"
     )
 
 

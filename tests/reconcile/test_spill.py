@@ -53,10 +53,11 @@ def is_mapped(number: int) -> bool:
     return number % 10 < 7
 
 
-def records(schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def records(schema: pa.Schema, people: int) -> Iterator[pa.RecordBatch]:
+    """Those of one of the people are far apart."""
     for first in range(0, RECORDS, BATCH):
         numbers = range(first, first + BATCH)
-        columns = [numbers, [customer(number) for number in numbers], [f"gold-{number}" for number in numbers]]
+        columns = [numbers, [customer(number % people) for number in numbers], [f"gold-{number}" for number in numbers]]
         yield pa.RecordBatch.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
         )
@@ -76,24 +77,29 @@ def mappings() -> Iterator[pa.RecordBatch]:
         )
 
 
-def expected() -> tuple[int, int]:
-    numbers = list(filter(is_mapped, range(RECORDS)))
-    return len(numbers), sum(digest(f'{uuid(number)}\t"tier"="gold-{number}"'.encode()) for number in numbers)
+def expected(people: int) -> tuple[int, int]:
+    mapped = list(filter(is_mapped, range(people)))
+    return len(mapped), sum(digest(f"{uuid(one)}\t{','.join(said_of(one, people))}".encode()) for one in mapped)
 
 
-@pytest.mark.parametrize("kind", [DuckEngine, ChangesEngine])
-def test_a_join_that_spills_loses_nothing(tmp_path: Path, kind: type[DuckEngine]) -> None:
+def said_of(one: int, people: int) -> Iterator[str]:
+    return (f'"tier"="gold-{number}"' for number in range(one, RECORDS, people))
+
+
+@pytest.mark.parametrize(("kind", "times"), [(DuckEngine, 1), (DuckEngine, 3), (ChangesEngine, 1), (ChangesEngine, 3)])
+def test_a_join_that_spills_loses_nothing(tmp_path: Path, kind: type[DuckEngine], times: int) -> None:
     plan = Plan("id", ("tier",), (SignalItem(0, "tier"),), by_uuid=True, every_device=False, emit_unmatched=False)
-    sink = Digests(tmp_path)
+    sink, people = Digests(tmp_path), RECORDS // times
     with kind(plan, tmp_path, MEMORY) as engine:
-        engine.stage(records(engine.schema))
+        engine.stage(records(engine.schema, people))
         if isinstance(engine, ChangesEngine):
             engine.load_sent(None, 1_790_000_000_000, oldest=0, marked=False)
         engine.load_mappings(mappings())
         outcome = engine.render(sink)
     assert sink.spilled > 0
-    assert (outcome.records, outcome.matched) == (RECORDS, expected()[0])
+    users, total = expected(people)
+    assert (outcome.records, outcome.matched) == (RECORDS, users * times)
     assert sorted(seq for part in outcome.unmatched for seq in part.tolist()) == [
-        number for number in range(RECORDS) if not is_mapped(number)
+        number for number in range(RECORDS) if not is_mapped(number % people)
     ]
-    assert (sink.lines, sink.total) == expected()
+    assert (sink.lines, sink.total) == (users, total)
