@@ -24,10 +24,9 @@ import pyarrow as pa
 from reconcile import changes, conflicts, lines
 from reconcile.changes import User
 from reconcile.engine import queries, sql
-from reconcile.engine.duckdb import BATCH_ROWS, DuckEngine
+from reconcile.engine.duckdb import BATCH_ROWS, DuckEngine, fault
 from reconcile.engine.outcome import Ints, Outcome, Reject, Sink, write_lines
 from reconcile.engine.users import by_user
-from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 
 _UUID_FIELDS = [(name, pa.uint64()) for name in ("high", "low")]
@@ -123,10 +122,7 @@ class ChangesEngine(DuckEngine):
         figures = "count(*) FILTER (counted), count(*) FILTER (counted AND matched)"
         outcome.records, outcome.matched = self._rows(f"SELECT {figures} FROM said")[0]
         if outcome.records != staged:
-            raise RunRefused(
-                f"the join returned {outcome.records} of {staged} records",
-                mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
-            )
+            raise fault(f"the join returned {outcome.records} of {staged} records")
         unmatched: Ints = self._con.sql("SELECT seq FROM said WHERE NOT matched").fetchnumpy()["seq"]
         outcome.unmatched.append(unmatched)
         self._mark_several()
@@ -158,10 +154,7 @@ class ChangesEngine(DuckEngine):
         options = f"FORMAT parquet, COMPRESSION snappy, KV_METADATA {{{known}}}"
         written = int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} ({options})"))
         if written != expected:
-            raise RunRefused(
-                f"{written} rows of what was sent were written, not {expected}",
-                mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
-            )
+            raise fault(f"{written} rows of what was sent were written, not {expected}")
         return written
 
     # --- within ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ is the content of the file: from there to the compressor no row is touched in Py
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from idsync.errors import IdsyncError
 from idsync.ids import IdRules
 from reconcile import conflicts, lines
 from reconcile.engine import halves, queries, sql
-from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Sink, account
+from reconcile.engine.outcome import SAMPLES, Ints, LeftOut, Outcome, Reject, Sink, account, count_records
 from reconcile.engine.repeats import Hashes, repeated
 from reconcile.engine.users import by_user
 from reconcile.errors import RunRefused
@@ -186,17 +186,20 @@ class DuckEngine:
         outcome = Outcome()
         staged = self.count()
         repeats = self._find_repeats()
-        merging = False
-        for batch in self._stream(queries.lines_of(self._plan, repeats=repeats)):
+        self._rows(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan)}")
+        merging = 0
+        for batch in self._stream("SELECT seq, matched, meant, counted FROM repeats"):
+            count_records(batch, outcome)
+            merging += batch.column("meant").true_count
+        apart = 0
+        for batch in self._stream(queries.lines_of(self._plan, repeats)):
             account(batch, sink, outcome)
-            merging = merging or bool(pc.any(batch.column("repeated")).as_py())
+            apart += batch.column("repeated").true_count
         if outcome.records != staged:
-            raise RunRefused(
-                f"the join returned {outcome.records} of {staged} records",
-                mend="this is a fault of the join engine; nothing was delivered; please report it with its version",
-            )
-        if merging:
-            self._merge(sink, outcome, repeats=repeats)
+            raise fault(f"the join returned {outcome.records} of {staged} records")
+        if apart:
+            self._rows(f"INSERT INTO repeats {queries.repeated_rows(self._plan, repeats)}")
+        self._merge(sink, outcome, merging + apart)
         return outcome
 
     def ids_of(self, seqs: Ints, most: int) -> pa.Table:
@@ -265,12 +268,12 @@ class DuckEngine:
             if len(lines.pack(user, items)) > lines.MAX_LINES_PER_USER:
                 yield Reject(seq, customer_id, "too-many-lines")
 
-    def _find_repeats(self) -> bool:
-        """Whether a user may stand on several records; if so, whose hash that is (a collision only costs time)."""
-        hashes = {"repeated_ids": self.repeated_ids(), "repeated_users": self.repeated_users()}
-        for name, values in hashes.items():
-            self._con.register(name, pa.table({"h": values}))
-        return any(len(values) for values in hashes.values())
+    def _find_repeats(self) -> queries.Repeats:
+        """Those who may stand on several records: tables of their hashes. A collision only costs time."""
+        ids, users = self.repeated_ids(), self.repeated_users()
+        self._con.register("repeated_ids", pa.table({"h": ids}))
+        self._con.register("repeated_users", pa.table({"h": users}))
+        return queries.Repeats(len(ids) > 0, len(users) > 0)
 
     def _repeated(self, table: str, columns: str) -> Hashes:
         """The hashes of values that stand in the table more than once; a share of them at a time, to save memory."""
@@ -283,20 +286,23 @@ class DuckEngine:
                 found.append(repeated(con.sql(f"SELECT hash({columns}) AS h FROM {table}{chosen}").fetchnumpy()["h"]))
         return np.concatenate(found)
 
-    def _merge(self, sink: Sink, outcome: Outcome, *, repeats: bool) -> None:
+    def _merge(self, sink: Sink, outcome: Outcome, expected: int) -> None:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
         user = queries.user_columns(self._plan)
-        self._rows(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan, repeats=repeats)}")
-        records = self._stream(f"FROM repeats ORDER BY {user}, seq")
+        rows = _Rows(self._stream(f"SELECT {user}, seq, counted, text FROM repeats WHERE meant ORDER BY {user}, seq"))
         refused: list[int] = []
-        for users in by_user(_speaking(records, outcome), user.split(", ")):
+        for users in by_user(rows.that_speak(), user.split(", ")):
             with self._beside(users=users) as con:
                 for batch in con.sql(queries.merged_lines(self._plan)).to_arrow_reader(BATCH_ROWS):
                     self._hand_on(batch, sink, outcome, refused)
+        outcome.silent += rows.silent
+        if rows.count != expected:
+            raise fault(f"{rows.count} of {expected} records were merged")
+        self._rows("DROP TABLE repeats")
         if refused:
             self._con.register("refused", pa.table({"seq": refused}))
-            rows = self._rows("SELECT seq, id FROM records SEMI JOIN refused USING (seq)")
-            outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in rows]
+            found = self._rows("SELECT seq, id FROM records SEMI JOIN refused USING (seq)")
+            outcome.rejects += [Reject(seq, customer_id, "too-many-lines") for seq, customer_id in found]
 
     def _hand_on(self, users: pa.RecordBatch, sink: Sink, outcome: Outcome, refused: list[int]) -> None:
         """The lines of users, as `queries.merged_lines` has them, to the sink."""
@@ -367,12 +373,26 @@ def records_schema(plan: Plan) -> pa.Schema:
     return pa.schema([(name, pa.int64() if name == "seq" else pa.string()) for name in sql.record_columns(plan)])
 
 
-def _speaking(batches: Iterable[pa.RecordBatch], outcome: Outcome) -> Iterator[pa.RecordBatch]:
-    """The records, but for those that have nothing to say, which are counted."""
-    for batch in batches:
-        speaks = pc.not_equal(batch.column("text"), "")
-        outcome.silent += pc.sum(pc.and_not(batch.column("counted"), speaks)).as_py() or 0
-        yield batch if pc.all(speaks).as_py() else batch.filter(speaks)
+class _Rows:
+    """Rows to be merged, which are counted as they pass: all, and those that are `silent`."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.count = self.silent = 0
+
+    def that_speak(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            speaks = pc.not_equal(batch.column("text"), "")
+            self.count += len(batch)
+            self.silent += pc.and_not(batch.column("counted"), speaks).true_count
+            yield batch if speaks.true_count == len(batch) else batch.filter(speaks)
+
+
+def fault(problem: str) -> RunRefused:
+    """What can't be, unless DuckDB is at fault."""
+    return RunRefused(
+        problem, mend="this is a fault of the join engine; nothing was delivered; please report it with its version"
+    )
 
 
 def sendable(batch: pa.RecordBatch, rules: IdRules, faults: Counter[str]) -> pa.RecordBatch:

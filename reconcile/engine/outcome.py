@@ -62,15 +62,18 @@ class Outcome:
         self.conflict_seqs = sorted([*self.conflict_seqs, *seqs])[:SAMPLES]
 
 
-def account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
-    matched = batch.column("matched").to_numpy(zero_copy_only=False)
-    counted = batch.column("counted").to_numpy(zero_copy_only=False)
+def count_records(batch: pa.RecordBatch, outcome: Outcome) -> None:
+    matched, counted = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("matched", "counted"))
     outcome.records += int(np.count_nonzero(counted))
     outcome.matched += int(np.count_nonzero(matched & counted))
     if not matched.all():
         outcome.unmatched.append(batch.column("seq").to_numpy()[~matched])
+
+
+def account(batch: pa.RecordBatch, sink: Sink, outcome: Outcome) -> None:
+    count_records(batch, outcome)
     lengths, _ = text_buffer(batch.column("line"))
-    due = batch.column("sent").to_numpy(zero_copy_only=False)
+    counted, due = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("counted", "sent"))
     outcome.silent += int(np.count_nonzero(counted & due & (lengths == 0)))
     outcome.lines += write_lines(batch, sink)
 

@@ -3,6 +3,8 @@
 Users are told apart by `user_columns`; what was sent is known by `sent_key`.
 """
 
+from typing import NamedTuple
+
 from reconcile.conflicts import ADD, REMOVE, SEPARATOR
 from reconcile.engine import sql
 from reconcile.feed import Plan, SignalItem
@@ -34,21 +36,20 @@ def reached(plan: Plan, tables: str = "mappings JOIN others USING (high, low)") 
     return f"SELECT *, {latest} FROM (SELECT DISTINCT {pairs})"
 
 
-def joined(plan: Plan, *, repeats: bool) -> str:
-    """Every record with what its match says: the columns of its user, if it is `meant` for one, `matched`, `counted`,
+def joined(plan: Plan, records: str, *, shared: bool) -> str:
+    """Records with what their matches say: the columns of the user, if they are `meant` for one, `matched`, `counted`,
     `repeated`.
 
-    A record has one row for each user that it is sent for; exactly one of them is `counted`. `repeated` marks users
-    that may stand on several records, and records that may contradict themselves: they are merged apart.
+    A record has one row for each user that it is sent for; exactly one of them is `counted`. `repeated` marks users to
+    whom several customers may lead, if any are `shared` so, and records that may contradict themselves.
     """
     customer = "r.id AS customer_id" if plan.emit_unmatched else "m.customer_id"
     columns = "m.high, m.low" if plan.by_uuid else "m.other_id" if plan.other else customer
     repeated = sql.contradicts_itself(plan)
-    tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
-    if repeats:
-        repeated += " OR r_repeated.h IS NOT NULL OR m_repeated.h IS NOT NULL"
-        tables += " LEFT JOIN repeated_ids r_repeated ON r_repeated.h = hash(r.id)"
-        tables += f" LEFT JOIN repeated_users m_repeated ON m_repeated.h = hash({_of_mapping(plan)})"
+    tables = f"({records}) r LEFT JOIN mappings m ON r.id = m.customer_id"
+    if shared:
+        repeated += " OR repeated_users.h IS NOT NULL"
+        tables += f" LEFT JOIN repeated_users ON repeated_users.h = hash({_of_mapping(plan)})"
     return f"SELECT r.*, {columns}, {_fate(plan)}, {repeated} AS repeated FROM {tables}"
 
 
@@ -62,24 +63,44 @@ def _fate(plan: Plan) -> str:
     return f"m.customer_id IS NOT NULL AS matched, {meant} AS meant, {counted} AS counted"
 
 
-def lines_of(plan: Plan, *, repeats: bool) -> str:
-    """One row a joined row: seq, matched, counted, `repeated`, `sent` if a line is due now, and the line: NULL without
-    items.
+class Repeats(NamedTuple):
+    """Whether there are any customers, and any users, who may stand on several records."""
+
+    ids: bool
+    users: bool
+
+
+def _lone(repeats: Repeats) -> str:
+    """The records of customers of whom there is no other."""
+    return "FROM records" + " ANTI JOIN repeated_ids ON h = hash(id)" * repeats.ids
+
+
+def lines_of(plan: Plan, repeats: Repeats) -> str:
+    """One row a joined row of a lone record: seq, matched, counted, `repeated`, `sent` if a line is due now, and the
+    line: NULL without items.
     """
-    rows = f"SELECT *, meant AND NOT repeated AS sent FROM ({joined(plan, repeats=repeats)})"
+    rows = f"SELECT *, meant AND NOT repeated AS sent FROM ({joined(plan, _lone(repeats), shared=repeats.users)})"
     lines = sql.with_line(plan, rows, user_id(plan))
     return f"SELECT seq, matched, counted, repeated AND meant AS repeated, sent, line FROM ({lines})"
 
 
-def repeated_records(plan: Plan, *, repeats: bool) -> str:
-    """The rows left out by `lines_of`, in the order of their users: user, seq, whether they are counted, items as one
-    text.
+def repeated_records(plan: Plan) -> str:
+    """What is merged with other records of its customer, or is meant for nobody: user, seq, matched, meant, counted,
+    and items as one text.
     """
-    user = user_columns(plan)
-    return (
-        f"SELECT {user}, seq, counted, {sql.text_of(plan, SEPARATOR)} AS text"
-        f" FROM ({joined(plan, repeats=repeats)}) WHERE repeated AND meant"
-    )
+    records = "FROM records SEMI JOIN repeated_ids ON h = hash(id)"
+    return _to_merge(plan, joined(plan, records, shared=False))
+
+
+def repeated_rows(plan: Plan, repeats: Repeats) -> str:
+    """Those left out by `lines_of`, with the columns of `repeated_records`."""
+    rows = joined(plan, _lone(repeats), shared=repeats.users)
+    return _to_merge(plan, f"FROM ({rows}) WHERE repeated AND meant")
+
+
+def _to_merge(plan: Plan, rows: str) -> str:
+    text = f"CASE WHEN meant THEN {sql.text_of(plan, SEPARATOR)} END AS text"
+    return f"SELECT {user_columns(plan)}, seq, matched, meant, counted, {text} FROM ({rows})"
 
 
 def merged_lines(plan: Plan) -> str:

@@ -156,13 +156,22 @@ def test_lines_and_figures_are_those_of_the_definition(
     assert sum(map(len, outcome.unmatched)) == len(records) - matched
 
 
-def test_a_join_that_loses_a_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = queries.lines_of
-    monkeypatch.setattr(
-        queries, "lines_of", lambda *arguments, **options: f"{whole(*arguments, **options)} WHERE seq <> 1"
-    )
+@pytest.mark.parametrize(("query", "customers"), [("lines_of", "abc"), ("repeated_records", "aaa")])
+def test_a_join_that_loses_a_record_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, customers: str
+) -> None:
+    whole = getattr(queries, query)
+    monkeypatch.setattr(queries, query, lambda *arguments: f"FROM ({whole(*arguments)}) WHERE seq <> 1")
     with pytest.raises(RunRefused, match="returned 2 of 3 records"):
-        run(tmp_path, plan(), [("a", "gold", "")] * 3, [])
+        run(tmp_path, plan(), [(customer, "gold", "") for customer in customers], [])
+
+
+def test_a_merge_that_loses_a_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = queries.repeated_rows
+    monkeypatch.setattr(queries, "repeated_rows", lambda *arguments: f"FROM ({whole(*arguments)}) WHERE seq <> 1")
+    mappings = [("a", "7" * 38, 1), ("b", "7" * 38, 2)]
+    with pytest.raises(RunRefused, match="1 of 2 records were merged"):
+        run(tmp_path, plan(), [("a", "gold", ""), ("b", "silver", "")], mappings)
 
 
 RULES = [
