@@ -66,16 +66,17 @@ _SUSPECTS = f"""
     WHERE substr(uuid, -{optouts.TAIL_DIGITS}) IN (SELECT tail FROM opt_outs)
 """  # noqa: S608
 _REMOVE = "DELETE FROM mappings WHERE dpid = ? AND customer_id = ? AND uuid = ?"
-# A chunk of rows as three texts: SQLite joins them in C, and Python makes three objects where rows would be 200,000.
+# Rows as three texts: SQLite joins them in C, and Python makes three objects where rows would be 200,000. They come in
+# the order of the key, asked for by the name that SQLite gives its index. With ORDER BY or LIMIT each row would pass
+# through a subquery, and char(10) would be copied for each: that takes twice the time.
 _EXPORT = """
-    SELECT CAST(group_concat(customer_id, char(10)) AS BLOB), CAST(group_concat(uuid, '') AS BLOB),
-        group_concat(seen, ' ')
-    FROM (SELECT customer_id, uuid, seen FROM mappings WHERE dpid = ? AND seen > ? AND {which}
-        ORDER BY customer_id, uuid {limit})
+    SELECT CAST(group_concat(customer_id, '\n') AS BLOB), CAST(group_concat(uuid, '') AS BLOB), group_concat(seen, ' ')
+    FROM mappings INDEXED BY sqlite_autoindex_mappings_1 WHERE dpid = ? AND seen > ? AND {which}
 """
-_FOLLOWING = _EXPORT.format(which="(customer_id, uuid) > (?, ?)", limit="LIMIT ?")
-_FOLLOWING_IN_PART = _EXPORT.format(which="(customer_id, uuid) > (?, ?) AND customer_id < ?", limit="LIMIT ?")
-_WANTED = _EXPORT.format(which="customer_id IN (SELECT value FROM json_each(?))", limit="")
+_RANGE = _EXPORT.format(which="customer_id >= ? AND customer_id < ?")
+_REST = _EXPORT.format(which="customer_id >= ?")
+_WANTED = _EXPORT.format(which="customer_id IN (SELECT value FROM json_each(?))")
+_BEHIND = "SELECT customer_id FROM mappings WHERE dpid = ? AND customer_id > ? ORDER BY customer_id LIMIT 1 OFFSET ?"
 # two queries, since only one of min() and max() can be read off the key
 _FIRST, _LAST = (f"SELECT {which}(customer_id) FROM mappings WHERE dpid = ?" for which in ("min", "max"))  # noqa: S608
 _AFTER = "SELECT customer_id FROM mappings WHERE dpid = ? AND customer_id >= ? ORDER BY customer_id LIMIT 1"
@@ -135,13 +136,10 @@ class SqliteStore:
 
     def parts(self, dpid: int, most: int) -> list[Part]:
         """Ranges of customer IDs."""
-        query = (
-            "SELECT customer_id FROM mappings WHERE dpid = ? AND customer_id > ? ORDER BY customer_id LIMIT 1 OFFSET ?"
-        )
         bounds = [""]
         with self._using() as db:
             (count,) = _wait(db, "SELECT count(*) FROM mappings WHERE dpid = ?", (dpid,)).fetchone()
-            while len(bounds) < most and (row := _wait(db, query, (dpid, bounds[-1], count // most)).fetchone()):
+            while len(bounds) < most and (row := _wait(db, _BEHIND, (dpid, bounds[-1], count // most)).fetchone()):
                 bounds.append(row[0])
         return [Part(first, end) for first, end in pairwise([*bounds, ""])]
 
@@ -295,14 +293,17 @@ class SqliteStore:
             yield from store._all(dpid, now, Part("", ""))
 
     def _all(self, dpid: int, now: int, part: Part) -> Iterator[pa.RecordBatch]:
-        """Chunk after chunk, each with a look of its own: no long read keeps the log from being cut back."""
-        query, end = (_FOLLOWING_IN_PART, (part.end,)) if part.end else (_FOLLOWING, ())
-        last = (part.first, "")
-        while (batch := self._batch(query, dpid, now - self._lifetime, *last, *end, _BATCH_ROWS)) is not None:
-            yield batch
-            if len(batch) < _BATCH_ROWS:
-                return  # looking once more could find what was added since, and so on for ever
-            last = (batch.column(0)[-1].as_py(), batch.column(1)[-1].as_py())
+        """Range after range, each with a look of its own: no long read keeps the log from being cut back."""
+        first, left = part.first, True
+        while left:
+            with self._using() as db:
+                row = _wait(db, _BEHIND, (dpid, first, _BATCH_ROWS)).fetchone()
+            left = row is not None and not (part.end and row[0] >= part.end)
+            end = row[0] if left else part.end
+            query, upper = (_RANGE, (end,)) if end else (_REST, ())
+            if (batch := self._batch(query, dpid, now - self._lifetime, first, *upper)) is not None:
+                yield batch
+            first = end
 
     def _some(self, dpid: int, now: int, customer_ids: Sequence[str]) -> Iterator[pa.RecordBatch]:
         ordered = iter(sorted(customer_ids))

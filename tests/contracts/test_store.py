@@ -192,6 +192,7 @@ def test_an_export_crosses_batches_without_loss(kind: Kind, monkeypatch: pytest.
         chance.shuffle(devices)
         expected[f"c{number}"] = sorted(devices, reverse=True)
         store.record([Sync(DPID, f"c{number}", name, "", at) for at, name in devices])
+    store.record([sync(f"c4-expired-{number}", 1, NOW - LIFETIME) for number in range(30)])  # whole batches
     for wanted in (None, list(expected), list(expected)[20:60]):
         names = expected if wanted is None else wanted
         got = rows(store, customer_ids=wanted)
@@ -203,6 +204,21 @@ def test_an_export_crosses_batches_without_loss(kind: Kind, monkeypatch: pytest.
         assert len(together) == len(names)  # the rows of a customer are adjacent
         latest = rows(store, customer_ids=wanted, latest_only=True)
         assert sorted(latest) == sorted((customer, *reversed(expected[customer][0])) for customer in names)
+    store.close()
+
+
+def test_the_parts_of_an_export_make_the_whole(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idsync.store.sqlite._BATCH_ROWS", 7)
+    store = kind.open()
+    store.record([sync(f"c{number}", device) for number in range(100) for device in (1, 2)])
+    store.record([sync("c0", 1, dpid=7), sync("x", 1, dpid=7)])
+    for most in (1, 3, 50):
+        parts = store.parts(DPID, most)
+        assert 1 <= len(parts) <= most
+        exported = [batch for part in parts for batch in store.export(DPID, NOW, part=part)]
+        assert sorted(name for batch in exported for name in batch.column("customer_id").to_pylist()) == sorted(
+            name for name, *_ in rows(store)
+        )
     store.close()
 
 

@@ -45,6 +45,18 @@ def test_rows_of_another_program_are_not_taken_for_mappings(tmp_path: Path) -> N
     db.close()
 
 
+def test_an_index_of_another_program_does_not_change_the_order(tmp_path: Path) -> None:
+    store = Kind(f"sqlite:///{tmp_path / 'idsync.db'}").open()
+    store.record([sync(name, number, NOW - number) for number in range(3) for name in ("c1", "c2")])
+    with sqlite3.connect(tmp_path / "idsync.db") as db:
+        db.execute("CREATE INDEX by_time ON mappings (dpid, seen)")
+    latest = [batch.to_pydict() for batch in store.export(DPID, NOW, latest_only=True)]
+    assert [name for batch in latest for name in batch["customer_id"]] == ["c1", "c2"]
+    assert {seen for batch in latest for seen in batch["last_seen"]} == {NOW}
+    store.close()
+    db.close()
+
+
 HAMMER = f"store.check(); print('ready', flush=True)\nwhile True: store.record([Sync(7, 'c', '{'1' * 38}', '', {NOW})])"
 
 
