@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -127,12 +127,13 @@ class SqliteStore:
         with self._using() as db:
             out = _opted_out_devices(db)
         if customer_ids is not None:
-            batches = self._some(dpid, now, customer_ids)
+            found = self._some(dpid, now, customer_ids)
         elif part is not None:
-            batches = self._all(dpid, now, part)
+            found = self._ranges(dpid, now, part)
         else:
-            batches = ahead(self._apart(dpid, now))
-        return by_customer((optouts.without(batch, out) for batch in batches), latest_only=latest_only)
+            found = ahead(self._apart(dpid, now))
+        batches = (optouts.without(self._batch(rows), out) for rows in found)
+        return by_customer(batches, latest_only=latest_only)
 
     def parts(self, dpid: int, most: int) -> list[Part]:
         """Ranges of customer IDs."""
@@ -287,12 +288,12 @@ class SqliteStore:
         rows = _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))
         return (Device(*row) for row in rows if not _is_out(db, optouts.device_token(row[0])))
 
-    def _apart(self, dpid: int, now: int) -> Iterator[pa.RecordBatch]:
+    def _apart(self, dpid: int, now: int) -> Iterator["_Rows"]:
         """All, by a connection of its own, which no other thread waits for."""
         with closing(SqliteStore(str(self._path), self._lifetime, self._cap)) as store:
-            yield from store._all(dpid, now, Part("", ""))
+            yield from store._ranges(dpid, now, Part("", ""))
 
-    def _all(self, dpid: int, now: int, part: Part) -> Iterator[pa.RecordBatch]:
+    def _ranges(self, dpid: int, now: int, part: Part) -> Iterator["_Rows"]:
         """Range after range, each with a look of its own: no long read keeps the log from being cut back."""
         first, left = part.first, True
         while left:
@@ -301,29 +302,31 @@ class SqliteStore:
             left = row is not None and not (part.end and row[0] >= part.end)
             end = row[0] if left else part.end
             query, upper = (_RANGE, (end,)) if end else (_REST, ())
-            if (batch := self._batch(query, dpid, now - self._lifetime, first, *upper)) is not None:
-                yield batch
+            yield from self._rows(query, dpid, now - self._lifetime, first, *upper)
             first = end
 
-    def _some(self, dpid: int, now: int, customer_ids: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _some(self, dpid: int, now: int, customer_ids: Sequence[str]) -> Iterator["_Rows"]:
         ordered = iter(sorted(customer_ids))
         while chunk := list(islice(ordered, _SUBSET_CUSTOMERS)):
-            if (batch := self._batch(_WANTED, dpid, now - self._lifetime, json.dumps(chunk))) is not None:
-                yield batch
+            yield from self._rows(_WANTED, dpid, now - self._lifetime, json.dumps(chunk))
 
-    def _batch(self, query: str, *arguments: object) -> pa.RecordBatch | None:
+    def _rows(self, query: str, *arguments: object) -> Iterator["_Rows"]:
+        """Those that a query finds, if any."""
         with self._using() as db:
-            ids, uuids, seen = _wait(db, query, arguments).fetchone()
-        if ids is None:
-            return None
-        times = np.fromstring(seen, dtype=np.int64, sep=" ")
-        names = texts(ids + b"\n")
-        if not len(names) * UUID_DIGITS == len(times) * UUID_DIGITS == len(uuids):
+            found = _Rows._make(_wait(db, query, arguments).fetchone())
+        if found.ids is not None:
+            yield found
+
+    def _batch(self, rows: "_Rows") -> pa.RecordBatch:
+        times = np.fromstring(rows.seen, dtype=np.int64, sep=" ")
+        names = texts(rows.ids + b"\n")
+        if not len(names) * UUID_DIGITS == len(times) * UUID_DIGITS == len(rows.uuids):
             raise StoreMisconfigured(
                 f"store {self._path}: holds mappings that this program did not write",
                 mend="drop the rows whose uuid is not 38 digits or whose customer_id holds a line break",
             )
-        return pa.RecordBatch.from_arrays([names, texts_of(uuids, UUID_DIGITS), pa.array(times)], schema=EXPORT_SCHEMA)
+        uuids = texts_of(rows.uuids, UUID_DIGITS)
+        return pa.RecordBatch.from_arrays([names, uuids, pa.array(times)], schema=EXPORT_SCHEMA)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -384,6 +387,14 @@ class SqliteStore:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
             db.execute("COMMIT")
+
+
+class _Rows(NamedTuple):
+    """Rows as SQLite joins them: IDs with line breaks between them, UUIDs without, times with blanks."""
+
+    ids: bytes
+    uuids: bytes
+    seen: str
 
 
 def _is_out(db: sqlite3.Connection, token: Token) -> bool:
