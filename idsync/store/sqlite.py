@@ -288,12 +288,12 @@ class SqliteStore:
         rows = _wait(db, _DEVICES, (dpid, customer_id, now - self._lifetime))
         return (Device(*row) for row in rows if not _is_out(db, optouts.device_token(row[0])))
 
-    def _apart(self, dpid: int, now: int) -> Iterator["_Rows"]:
+    def _apart(self, dpid: int, now: int) -> Iterator["_Joined"]:
         """All, by a connection of its own, which no other thread waits for."""
         with closing(SqliteStore(str(self._path), self._lifetime, self._cap)) as store:
             yield from store._ranges(dpid, now, Part("", ""))
 
-    def _ranges(self, dpid: int, now: int, part: Part) -> Iterator["_Rows"]:
+    def _ranges(self, dpid: int, now: int, part: Part) -> Iterator["_Joined"]:
         """Range after range, each with a look of its own: no long read keeps the log from being cut back."""
         first, left = part.first, True
         while left:
@@ -302,22 +302,22 @@ class SqliteStore:
             left = row is not None and not (part.end and row[0] >= part.end)
             end = row[0] if left else part.end
             query, upper = (_RANGE, (end,)) if end else (_REST, ())
-            yield from self._rows(query, dpid, now - self._lifetime, first, *upper)
+            yield from self._joined(query, dpid, now - self._lifetime, first, *upper)
             first = end
 
-    def _some(self, dpid: int, now: int, customer_ids: Sequence[str]) -> Iterator["_Rows"]:
+    def _some(self, dpid: int, now: int, customer_ids: Sequence[str]) -> Iterator["_Joined"]:
         ordered = iter(sorted(customer_ids))
         while chunk := list(islice(ordered, _SUBSET_CUSTOMERS)):
-            yield from self._rows(_WANTED, dpid, now - self._lifetime, json.dumps(chunk))
+            yield from self._joined(_WANTED, dpid, now - self._lifetime, json.dumps(chunk))
 
-    def _rows(self, query: str, *arguments: object) -> Iterator["_Rows"]:
+    def _joined(self, query: str, *arguments: object) -> Iterator["_Joined"]:
         """Those that a query finds, if any."""
         with self._using() as db:
-            found = _Rows._make(_wait(db, query, arguments).fetchone())
+            found = _Joined._make(_wait(db, query, arguments).fetchone())
         if found.ids is not None:
             yield found
 
-    def _batch(self, rows: "_Rows") -> pa.RecordBatch:
+    def _batch(self, rows: "_Joined") -> pa.RecordBatch:
         times = np.fromstring(rows.seen, dtype=np.int64, sep=" ")
         names = texts(rows.ids + b"\n")
         if not len(names) * UUID_DIGITS == len(times) * UUID_DIGITS == len(rows.uuids):
@@ -389,7 +389,7 @@ class SqliteStore:
             db.execute("COMMIT")
 
 
-class _Rows(NamedTuple):
+class _Joined(NamedTuple):
     """Rows as SQLite joins them: IDs with line breaks between them, UUIDs without, times with blanks."""
 
     ids: bytes

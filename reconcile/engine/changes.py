@@ -26,7 +26,6 @@ from reconcile.changes import User
 from reconcile.engine import queries, sql
 from reconcile.engine.duckdb import BATCH_ROWS, DuckEngine, fault
 from reconcile.engine.outcome import Ints, Outcome, Reject, Sink, write_lines
-from reconcile.engine.users import by_user
 from reconcile.feed import Plan
 
 _UUID_FIELDS = [(name, pa.uint64()) for name in ("high", "low")]
@@ -180,8 +179,8 @@ class ChangesEngine(DuckEngine):
         self._rows(f"CREATE TABLE several AS {queries.several(self._plan)}")
         self._con.register("no_rows", self._schema.empty_table())
         self._rows(f"CREATE TABLE marked AS SELECT {self._key}, mark FROM no_rows")
-        records = self._stream(f"SELECT {self._key}, seq, text FROM several ORDER BY {self._key}, seq")
-        for users in by_user(records, self._key.split(", ")):
+        expected = int(self._value("SELECT count(*) FROM said WHERE due AND NOT single"))
+        for users in self._by_user("several", self._key, expected):
             with self._beside(users=users) as con:
                 con.execute(f"INSERT INTO marked {queries.marks_of_users(self._plan)}")
         self._rows(f"CREATE TABLE marks AS {queries.placed('marked')}")

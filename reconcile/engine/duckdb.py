@@ -186,7 +186,7 @@ class DuckEngine:
         outcome = Outcome()
         staged = self.count()
         repeats = self._find_repeats()
-        self._rows(f"CREATE TABLE repeats AS {queries.repeated_records(self._plan)}")
+        self._rows(f"CREATE TABLE repeats AS {queries.rows_of_several(self._plan)}")
         merging = 0
         for batch in self._stream("SELECT seq, matched, meant, counted FROM repeats"):
             count_records(batch, outcome)
@@ -198,7 +198,7 @@ class DuckEngine:
         if outcome.records != staged:
             raise fault(f"the join returned {outcome.records} of {staged} records")
         if apart:
-            self._rows(f"INSERT INTO repeats {queries.repeated_rows(self._plan, repeats)}")
+            self._rows(f"INSERT INTO repeats {queries.rows_left_out(self._plan, repeats)}")
         self._merge(sink, outcome, merging + apart)
         return outcome
 
@@ -288,16 +288,15 @@ class DuckEngine:
 
     def _merge(self, sink: Sink, outcome: Outcome, expected: int) -> None:
         """One user, several records: their items in the order of the records, each once, on as few lines as fit."""
-        user = queries.user_columns(self._plan)
-        rows = _Rows(self._stream(f"SELECT {user}, seq, counted, text FROM repeats WHERE meant ORDER BY {user}, seq"))
+        mute = "FROM repeats WHERE meant AND text = ''"
+        silent, others = self._rows(f"SELECT count(*) FILTER (counted), count(*) FILTER (NOT counted) {mute}")[0]
+        outcome.silent += silent
         refused: list[int] = []
-        for users in by_user(rows.that_speak(), user.split(", ")):
+        table = "(FROM repeats WHERE meant AND text <> '')"
+        for users in self._by_user(table, queries.user_columns(self._plan), expected - silent - others):
             with self._beside(users=users) as con:
                 for batch in con.sql(queries.merged_lines(self._plan)).to_arrow_reader(BATCH_ROWS):
                     self._hand_on(batch, sink, outcome, refused)
-        outcome.silent += rows.silent
-        if rows.count != expected:
-            raise fault(f"{rows.count} of {expected} records were merged")
         self._rows("DROP TABLE repeats")
         if refused:
             self._con.register("refused", pa.table({"seq": refused}))
@@ -332,6 +331,16 @@ class DuckEngine:
             if dropped:
                 outcome.drop(dropped, seqs[0])
         return found
+
+    def _by_user(self, table: str, user: str, expected: int) -> Iterator[pa.Table]:
+        """The rows of a table, each user's together (see `engine.users`). Raises RunRefused if any got lost."""
+        rows = self._stream(f"SELECT {user}, seq, text FROM {table} ORDER BY {user}, seq")
+        count = 0
+        for users in by_user(rows, user.split(", ")):
+            count += pc.sum(pc.list_value_length(users.column("seqs"))).as_py()
+            yield users
+        if count != expected:
+            raise fault(f"{count} of {expected} records were merged")
 
     @contextmanager
     def _beside(self, **tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -371,21 +380,6 @@ class DuckEngine:
 def records_schema(plan: Plan) -> pa.Schema:
     """Of records: seq (int64), id and values (string), no nulls."""
     return pa.schema([(name, pa.int64() if name == "seq" else pa.string()) for name in sql.record_columns(plan)])
-
-
-class _Rows:
-    """Rows to be merged, which are counted as they pass: all, and those that are `silent`."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self.count = self.silent = 0
-
-    def that_speak(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._batches:
-            speaks = pc.not_equal(batch.column("text"), "")
-            self.count += len(batch)
-            self.silent += pc.and_not(batch.column("counted"), speaks).true_count
-            yield batch if speaks.true_count == len(batch) else batch.filter(speaks)
 
 
 def fault(problem: str) -> RunRefused:

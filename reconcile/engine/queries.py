@@ -84,16 +84,16 @@ def lines_of(plan: Plan, repeats: Repeats) -> str:
     return f"SELECT seq, matched, counted, repeated AND meant AS repeated, sent, line FROM ({lines})"
 
 
-def repeated_records(plan: Plan) -> str:
-    """What is merged with other records of its customer, or is meant for nobody: user, seq, matched, meant, counted,
-    and items as one text.
+def rows_of_several(plan: Plan) -> str:
+    """Those of customers of whom there are several records, which are merged: user, seq, matched, meant, counted, and
+    items as one text, NULL where the record is meant for nobody.
     """
     records = "FROM records SEMI JOIN repeated_ids ON h = hash(id)"
     return _to_merge(plan, joined(plan, records, shared=False))
 
 
-def repeated_rows(plan: Plan, repeats: Repeats) -> str:
-    """Those left out by `lines_of`, with the columns of `repeated_records`."""
+def rows_left_out(plan: Plan, repeats: Repeats) -> str:
+    """Those left out by `lines_of`, with the columns of `rows_of_several`."""
     rows = joined(plan, _lone(repeats), shared=repeats.users)
     return _to_merge(plan, f"FROM ({rows}) WHERE repeated AND meant")
 

@@ -156,7 +156,7 @@ def test_lines_and_figures_are_those_of_the_definition(
     assert sum(map(len, outcome.unmatched)) == len(records) - matched
 
 
-@pytest.mark.parametrize(("query", "customers"), [("lines_of", "abc"), ("repeated_records", "aaa")])
+@pytest.mark.parametrize(("query", "customers"), [("lines_of", "abc"), ("rows_of_several", "aaa")])
 def test_a_join_that_loses_a_record_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, customers: str
 ) -> None:
@@ -166,12 +166,15 @@ def test_a_join_that_loses_a_record_is_refused(
         run(tmp_path, plan(), [(customer, "gold", "") for customer in customers], [])
 
 
-def test_a_merge_that_loses_a_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = queries.repeated_rows
-    monkeypatch.setattr(queries, "repeated_rows", lambda *arguments: f"FROM ({whole(*arguments)}) WHERE seq <> 1")
-    mappings = [("a", "7" * 38, 1), ("b", "7" * 38, 2)]
+@pytest.mark.parametrize(("changes", "query", "second"), [(False, "rows_left_out", "b"), (True, "several", "a")])
+def test_a_merge_that_loses_a_record_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, changes: bool, query: str, second: str
+) -> None:
+    whole = getattr(queries, query)
+    monkeypatch.setattr(queries, query, lambda *arguments: f"FROM ({whole(*arguments)}) WHERE seq <> 1")
+    records = [("a", "gold", ""), (second, "silver", "")]
     with pytest.raises(RunRefused, match="1 of 2 records were merged"):
-        run(tmp_path, plan(), [("a", "gold", ""), ("b", "silver", "")], mappings)
+        run(tmp_path, plan(), records, [("a", "7" * 38, 1), ("b", "7" * 38, 2)], changes=changes)
 
 
 RULES = [
