@@ -7,7 +7,7 @@ clear, see `reconcile.mask_ids`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from pyarrow import parquet
 
 from idsync.errors import IdsyncError
 from idsync.settings import DataSource, Feed, Settings
@@ -31,7 +30,6 @@ from reconcile.summary import Summary
 from reconcile.why import SAMPLE_IDS, Diagnosis, diagnose, explain
 
 MEMORY_LIMIT = "120MB"
-_BATCH_ROWS = 500_000  # in each the IDs that are asked for are hashed anew
 
 Why = dict[str, Any]
 
@@ -90,7 +88,8 @@ class Aftermath:
                     memory_limit=MEMORY_LIMIT,
                     at_hand=engine.customers() if fates.among_all else None,
                     thorough=thorough,
-                    matched_before=self._matched_before(),
+                    # where the feed remembers to whom it sent something
+                    matched_before=self._state.sent if self._state.sent.exists() else None,
                     total=len(fates.unmatched),
                 )
         except IdsyncError as error:
@@ -114,12 +113,6 @@ class Aftermath:
             return None
         summary.why = {**found.as_dict(), "sentences": explain(found)}
         return found
-
-    def _matched_before(self) -> Iterator[pa.RecordBatch]:
-        """Where the feed remembers to whom it sent something."""
-        if self._state.sent.exists():
-            with parquet.ParquetFile(self._state.sent) as file:
-                yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=["customer_id"])
 
     def _without_opted_out(self, found: Diagnosis) -> Diagnosis:
         """Who opted out since the run looked is in no sample."""

@@ -27,6 +27,11 @@ def sent_key(plan: Plan) -> str:
     return "customer_id, other_id" if plan.other else "customer_id, high, low"
 
 
+def device(plan: Plan) -> str:
+    """What `sent_key` tells a customer's users apart by."""
+    return sent_key(plan).partition(", ")[2]
+
+
 def reached(plan: Plan, tables: str = "mappings JOIN others USING (high, low)") -> str:
     """Customers with the IDs of the other data source that their devices have."""
     pairs = f"customer_id, other_id FROM {tables}"
@@ -166,9 +171,10 @@ def _open(plan: Plan) -> str:
 def said(plan: Plan, *, repeats: bool) -> str:
     """Every record with what it says to whom, for `engine.changes`: one row for each user that it is meant for.
 
-    `meant` for somebody, `due` unless a later file has a record of the same customer, `single` if no other record may
-    be of the same customer, and it does not contradict itself. Of a single record: its `mark`, the `place` of the row
-    of what was sent that has it, too, and, if there is none, customer, text and traits.
+    `meant` for somebody; `single` if no other record may be of the same customer, and it does not contradict itself;
+    `open` unless it is meant for nobody, a later file has a record of the same customer, or it is single and there is
+    a `place`, that of the row of what was sent that has its `mark`, too. Of open records also the user, and, if they
+    are single, customer, mark, text and traits.
     """
     tables = "records r LEFT JOIN mappings m ON r.id = m.customer_id"
     if repeats:
@@ -177,18 +183,16 @@ def said(plan: Plan, *, repeats: bool) -> str:
     single = f"NOT ({sql.contradicts_itself(plan)})" + " AND repeated_ids.h IS NULL" * repeats
     rows = f"SELECT r.*, {user}, {_fate(plan)}, {single} AS single FROM {tables}"
     due = f"SELECT *, meant AND seq NOT IN (FROM outdated) AS due FROM ({rows})"
-    device = sent_key(plan).partition(", ")[2]
     marked = (
-        f"SELECT *, CASE WHEN text <> '' THEN hash(id, {device}, text) END AS mark"
+        f"SELECT *, CASE WHEN text <> '' THEN hash(id, {device(plan)}, text) END AS mark"
         f" FROM (SELECT *, CASE WHEN due AND single THEN {sql.text_of(plan)} ELSE '' END AS text FROM ({due}))"
     )
-    new = ", ".join(
-        f"CASE WHEN due AND single AND place IS NULL THEN {value} END AS {name}"
-        for name, value in (("customer_id", "id"), ("text", "text"), ("traits", sql.traits_in_force(plan)))
-    )
-    return (
-        f"SELECT seq, {device}, matched, counted, meant, due, single, mark, place, {new} FROM ({placed(f'({marked})')})"
-    )
+    opened = f"SELECT *, due AND (NOT single OR place IS NULL) AS open FROM ({placed(f'({marked})')})"
+    of_open = [(name, name) for name in device(plan).split(", ")]
+    of_single = [("customer_id", "id"), ("mark", "mark"), ("text", "text"), ("traits", sql.traits_in_force(plan))]
+    kept = [f"CASE WHEN open THEN {value} END AS {name}" for name, value in of_open]
+    kept += [f"CASE WHEN open AND single THEN {value} END AS {name}" for name, value in of_single]
+    return f"SELECT seq, matched, counted, meant, single, open, place, {', '.join(kept)} FROM ({opened})"
 
 
 # of two with one mark any is good: see `engine.changes`
@@ -196,12 +200,11 @@ _PLACE = "(SELECT place FROM sent WHERE sent.mark = m.mark) AS place"
 
 
 def several(plan: Plan) -> str:
-    """The due records that are not single."""
+    """The records in `apart`: those that are due, but not single."""
     key = sent_key(plan).replace("customer_id", "r.id AS customer_id", 1)
-    device = sent_key(plan).partition(", ")[2]
     return (
         f"SELECT {key}, s.seq, {sql.text_of(plan)} AS text"
-        f" FROM (SELECT seq, {device} FROM said WHERE due AND NOT single) s JOIN records r USING (seq)"
+        f" FROM (SELECT seq, {device(plan)} FROM apart) s JOIN records r USING (seq)"
     )
 
 

@@ -58,7 +58,7 @@ def diagnose(
     memory_limit: str,
     at_hand: Compared | None = None,
     thorough: bool = False,
-    matched_before: Iterable[pa.RecordBatch] = (),
+    matched_before: Path | None = None,
     samples: int = 5,
     sample_ids: int | None = None,
     total: int | None = None,
@@ -67,10 +67,10 @@ def diagnose(
     or as many records as a column `records` says. `total` records are there in all, if these are a sample already.
 
     `now` in milliseconds. `at_hand` are all customers of the data source; without them, `thorough` reads them all from
-    the store, and else it is asked for spellings where they are many. `matched_before` has in its first column the
-    customer IDs that earlier runs matched, in any order, repeats allowed. `scratch` must exist and be private to the
-    run: what goes beyond `memory_limit` is spilled there. Of each finding `samples` pairs of IDs are kept. Raises
-    StoreUnavailable and its kin, and Undiagnosed.
+    the store, and else it is asked for spellings where they are many. `matched_before` is a Parquet file whose column
+    `customer_id` has the IDs that earlier runs matched, in any order, repeats allowed. `scratch` must exist and be
+    private to the run: what goes beyond `memory_limit` is spilled there. Of each finding `samples` pairs of IDs are
+    kept. Raises StoreUnavailable and its kin, and Undiagnosed.
     """
     if sample_ids is None:
         sample_ids = SAMPLE_IDS if at_hand or thorough else SPELLED_IDS
@@ -82,7 +82,8 @@ def diagnose(
         total = given if total is None else total
         search = _Search(store, drawn, samples)
         search.look_up(source.dpid, now - settings.store.mapping_ttl_days * DAY)
-        search.look_among(matched_before)
+        if matched_before:
+            search.look_among(matched_before, con)
         search.look_elsewhere([other for other in settings.data_sources if other.dpid != source.dpid], now)
         if search.is_done:
             return search.diagnosis(source.name, total)
@@ -135,13 +136,12 @@ class _Search:
             rule = SYNCED_SINCE if seen[customer_id] > horizon else EXPIRED
             self._settle(_Key(rule), customer_id, [customer_id])
 
-    def look_among(self, batches: Iterable[pa.RecordBatch]) -> None:
+    def look_among(self, file: Path, con: duckdb.DuckDBPyConnection) -> None:
         """The very IDs among those of earlier runs."""
-        known: set[str] = set()
-        wanted = pa.array(self._left, pa.string())
-        for batch in batches if self._left else ():
-            column = batch.column(0).cast(pa.string())
-            known.update(column.filter(pc.is_in(column, wanted)).to_pylist())
+        con.register("wanted", pa.table({"id": pa.array(self._left, pa.string())}))
+        query = "SELECT id FROM wanted WHERE id IN (SELECT customer_id FROM read_parquet(?))"
+        known = {customer_id for (customer_id,) in con.execute(query, [str(file)]).fetchall()}
+        con.unregister("wanted")
         for customer_id in [customer_id for customer_id in self._left if customer_id in known]:
             self._settle(_Key(MATCHED_BEFORE), customer_id, [customer_id])
 

@@ -13,8 +13,10 @@ from idsync.settings import Feed
 from idsync.store import open_store
 from idsync.store.base import Pair
 from reconcile import changes, erasure, lines, retention
+from reconcile.engine import queries
 from reconcile.engine.changes import ChangesEngine
 from reconcile.errors import DestinationRefused, RunRefused
+from reconcile.feed import Plan
 from tests.reconcile.samples import SIGNALS, TEMPLATE, World, content, figures, uuid
 from tests.reconcile.test_erase import sought
 
@@ -422,6 +424,20 @@ def test_a_row_that_gets_lost_refuses_the_run(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(ChangesEngine, "_value", lossy)
     with pytest.raises(RunRefused, match="1 rows of what was sent were written, not 2"):
         send(feed, ("c2", "", "", "25"))
+
+
+def test_a_record_that_gets_lost_refuses_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the engine: a record of which it is not known whether it is single."""
+    feed = world(tmp_path)
+    said = queries.said
+
+    def lossy(plan: Plan, *, repeats: bool) -> str:
+        return f"SELECT * REPLACE (CASE WHEN seq > 0 THEN single END AS single) FROM ({said(plan, repeats=repeats)})"
+
+    monkeypatch.setattr(queries, "said", lossy)
+    with pytest.raises(RunRefused, match="of 2 records that say something new, 1 were kept"):
+        send(feed, ("c1", "", "", "24"), ("c2", "", "", "25"))
+    assert not feed.delivered.exists()
 
 
 def test_a_long_line_is_split(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from idsync.errors import StoreUnavailable
 from idsync.store import DAY, open_store
@@ -50,8 +51,9 @@ def test_an_opted_out_device_does_not_count_as_expired(either: World) -> None:
 def test_customers_of_earlier_runs_whom_the_store_has_forgotten(tmp_path: Path) -> None:
     there = world(tmp_path)
     know(there, "known")
-    before = [pa.record_batch({"customer_id": ["gone", "known", "gone"]}), pa.record_batch({"customer_id": ["x"]})]
-    found = look(there, ["gone", "known", "other"], matched_before=iter(before))
+    before = tmp_path / "before.parquet"
+    parquet.write_table(pa.table({"seen": [1, 2, 3, 4], "customer_id": ["gone", "known", "gone", "x"]}), before)
+    found = look(there, ["gone", "known", "other"], matched_before=before)
     assert counted(found) == {"matched-before": 1, "synced-since": 1}
 
 

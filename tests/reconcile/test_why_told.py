@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from idsync.store import DAY
 from reconcile.why import Diagnosis, Finding, Pair, explain
@@ -62,7 +63,8 @@ def test_sentences(tmp_path: Path) -> None:
     know(there, "old-customer", seen=NOW - 121 * DAY)
     know(there, "elsewhere", dpid=777)
     records = ["USER-1234"] * 3 + ["a%20b", " WEB-1 x", "old-customer", "elsewhere", "nobody", "customer-9", *NUMBERS]
-    before = [pa.record_batch({"customer_id": ["customer-9"]})]
+    before = tmp_path / "before.parquet"
+    parquet.write_table(pa.table({"customer_id": ["customer-9"]}), before)
     found = look(there, records, matched_before=before)
     told = explain(found)
     total = len(records)
