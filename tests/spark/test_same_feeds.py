@@ -10,6 +10,7 @@ _NONE = "runs no feed: what it is given would"
 ALONE = {
     "test_lock": "is about processes that fight for a feed",
     "test_run_encrypted": "its lines can be compared once decrypted: see test_same_encrypted.py",
+    "test_a_record_that_gets_lost_refuses_the_run": _PATCHED,
     "test_a_row_that_gets_lost_refuses_the_run": _PATCHED,
     "test_a_run_that_has_read_all_mappings_asks_the_store_for_none": _PATCHED,
     "test_a_user_with_too_many_lines_stays_as_it_was": _PATCHED,
