@@ -26,7 +26,7 @@ from redis.exceptions import (
 Address = tuple[str, int]
 Command = tuple[Any, ...]
 _ASKING: Command = ("ASKING",)
-_READS = {"HGET", "HMGET", "HSCAN", "SMEMBERS", "CLUSTER", "INFO", "BGREWRITEAOF"}
+_READS = {"HGET", "HGETALL", "HMGET", "HSCAN", "SMEMBERS", "CLUSTER", "INFO", "BGREWRITEAOF"}
 _SCRIPTED = {"EVAL", "EVALSHA"}
 _DEPOSED = (ReadOnlyError, ClusterDownError)  # MASTERDOWN is one of the latter
 _REDIRECTIONS = 3  # that one command is sent after before it counts as failed

@@ -22,11 +22,14 @@ class Piece(NamedTuple):
     counts: Counts
 
 
-def counts(entries: bytes, counts: bytes) -> Counts:
-    """How many entries each customer has: one, if the script told nothing else."""
-    if counts:
-        return np.frombuffer(counts, dtype="<u2").astype(np.int64)
-    return np.ones(len(entries) // codec.ENTRY_BYTES, dtype=np.int64)
+def piece(ids: Sequence[bytes], entries: Sequence[bytes]) -> Piece:
+    """Of customers with the entries of each, which stand back to back."""
+    all_entries = b"".join(entries)
+    if len(all_entries) == codec.ENTRY_BYTES * len(ids):  # as none is without any, each has one
+        counts = np.ones(len(ids), np.int64)
+    else:
+        counts = np.fromiter(map(len, entries), np.int64, len(entries)) // codec.ENTRY_BYTES
+    return Piece(b"\n".join([*ids, b""]), all_entries, counts)
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:

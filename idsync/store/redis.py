@@ -20,7 +20,7 @@ from idsync.store.redisserver import META, RedisServer
 DPIDS = "ids:dpids"  # set: the data sources that have buckets
 OPT_OUTS = "ids:out"  # hash: token → since when, tail and owner, with a blank between them; see `optouts`
 
-_PIPELINE = 512  # commands in flight: the server answers one share while the client reads the one before
+_PIPELINE = 128  # commands in flight: the server answers one share while the client reads the one before
 _SUBSET_PIPELINE = 5_000
 _SCAN = 2_000  # opt-outs a command
 _BATCH_ROWS = 65_536
@@ -368,8 +368,7 @@ class RedisStore:
             names = [name for key in share for name in wanted[key]]
             values = [value for answer in answers for value in answer]
             held = [(name, value) for name, value in zip(names, values, strict=True) if value]
-            counts = np.array([len(value) // codec.ENTRY_BYTES for _, value in held], dtype=np.int64)
-            yield Piece(b"".join(name + b"\n" for name, _ in held), b"".join(value for _, value in held), counts)
+            yield pieces.piece([name for name, _ in held], [value for _, value in held])
 
     def _read(self, keys: Sequence[str]) -> Iterator[Piece]:
         """Each bucket, in order. The server is always one pipeline ahead."""
@@ -383,5 +382,5 @@ class RedisStore:
                 yield from answers
 
     def _read_share(self, keys: Sequence[str]) -> list[Piece]:
-        answers = self._server.read([("EVALSHA", scripts.sha(scripts.READ), 1, key) for key in keys])
-        return [Piece(ids, entries, pieces.counts(entries, counts)) for ids, entries, counts in answers]
+        answers = self._server.read([("HGETALL", key) for key in keys])
+        return [pieces.piece(fields[::2], fields[1::2]) for fields in answers]

@@ -126,23 +126,6 @@ end
 return removed
 """
 
-# KEYS: bucket. Returns the customer IDs, each ended by a newline (which no ID holds); all entries; and, only where a
-# customer has several, the number of entries of each as two bytes. A few texts in place of two objects a customer, and
-# no loop in Lua for the common case: HKEYS and HVALS list the fields in one order.
-READ = """
-local ids = redis.call('HKEYS', KEYS[1])
-local values = redis.call('HVALS', KEYS[1])
-local entries, counts = table.concat(values), {}
-if #entries ~= 25 * #ids then
-  for place = 1, #values do
-    local count = #values[place] / 25
-    counts[place] = string.char(count % 256, math.floor(count / 256))
-  end
-end
-ids[#ids + 1] = ''
-return {table.concat(ids, '\\n'), entries, table.concat(counts)}
-"""
-
 
 @cache
 def sha(script: str) -> str:
@@ -150,4 +133,4 @@ def sha(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-BY_SHA = {sha(script): script for script in (RECORD, SWEEP, NOTE, RELEASE, TAKE, REMOVE, READ)}
+BY_SHA = {sha(script): script for script in (RECORD, SWEEP, NOTE, RELEASE, TAKE, REMOVE)}

@@ -29,6 +29,8 @@ from reconcile.engine.duckdb import BATCH_ROWS, DuckEngine, fault
 from reconcile.engine.outcome import Ints, Outcome, Reject, Sink, count_records, write_lines
 from reconcile.feed import Plan
 
+Bits = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
 _UUID_FIELDS = [(name, pa.uint64()) for name in ("high", "low")]
 _PLACE = pa.field("place", pa.int64())  # of a row in what was sent
 
@@ -56,7 +58,7 @@ class ChangesEngine(DuckEngine):
         self._rows("SET scalar_subquery_error_on_multiple_rows = false")  # two marks are alike once in 10^5 runs
         self._refused: set[tuple[Any, ...]] = set()
         self._meant = 0  # records that are meant for anybody
-        self._said: list[Ints] = []  # the places of rows of what was sent that single records say again
+        self._said = np.zeros(0, bool)  # whether single records say it again: of each place in what was sent
 
     def load_sent(self, path: Path | None, now: int, *, oldest: int, marked: bool) -> int:
         """Take what was sent, from `oldest` (milliseconds) on; the number of rows. `marked`: the marks are ours."""
@@ -166,15 +168,19 @@ class ChangesEngine(DuckEngine):
 
     def _seen(self) -> str:
         """When a row that stays was last said: now, or before. Told by the places of those of which there are fewer."""
-        queried = ("SELECT place FROM sent", "SELECT place FROM marks WHERE place IS NOT NULL")
-        places, of_several = (self._con.sql(query).fetchnumpy()["place"] for query in queried)
-        said = np.concatenate([*self._said, of_several])
-        is_said = np.zeros(int(places.max(initial=-1)) + 1, bool)
-        is_said[said] = True
-        unsaid = places[~is_said[places]]
-        few, of_few, of_others = (said, self._now, "seen") if len(said) < len(unsaid) else (unsaid, "seen", self._now)
-        self._con.register("few", pa.table({"place": few}))
+        said = self._said | self._places("marks")
+        unsaid = self._places("sent") & ~said
+        fewer_said = np.count_nonzero(said) < np.count_nonzero(unsaid)
+        few, of_few, of_others = (said, self._now, "seen") if fewer_said else (unsaid, "seen", self._now)
+        self._con.register("few", pa.table({"place": np.flatnonzero(few)}))
         return f"CASE WHEN place IN (FROM few) THEN {of_few} ELSE {of_others} END"
+
+    def _places(self, table: str) -> Bits:
+        """Of each place in what was sent, whether the table has it."""
+        found = np.zeros(len(self._said), bool)
+        for batch in self._stream(f"SELECT place FROM {table}"):
+            found[_known(batch)] = True
+        return found
 
     def _compare(self, query: str, outcome: Outcome) -> None:
         """Which single records say what was sent before, and the tables of all others that are due: `changed`, and
@@ -182,11 +188,12 @@ class ChangesEngine(DuckEngine):
         """
         for table, columns in (("changed", self._of_changed), ("apart", self._of_apart)):
             self._rows(f"CREATE TABLE {table} AS SELECT {columns} FROM ({query}) LIMIT 0")
+        self._said = np.zeros(int(self._value("SELECT coalesce(max(place) + 1, 0) FROM sent")), bool)
         waiting: list[pa.RecordBatch] = []
         for batch in self._stream(query):
             count_records(batch, outcome)
             self._meant += pc.and_(batch.column("counted"), batch.column("meant")).true_count
-            self._said.append(batch.column("place").drop_null().to_numpy())
+            self._said[_known(batch)] = True
             waiting.append(batch.filter(batch.column("open")))
             if sum(map(len, waiting)) >= BATCH_ROWS:
                 self._keep_open(waiting)
@@ -302,6 +309,12 @@ class _Row(NamedTuple):
     text: str
     traits: str
     told: bool
+
+
+def _known(batch: pa.RecordBatch) -> Ints:
+    """The places that are known."""
+    places: Ints = batch.column("place").drop_null().to_numpy()
+    return places
 
 
 def _gathered(rows: Iterator[_Row]) -> tuple[User, list[_Row]]:

@@ -12,7 +12,8 @@ import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -105,8 +106,13 @@ def fill_sqlite(store: Store, mappings: str, *, in_order: bool = False) -> None:
     db.close()
 
 
-def fill_redis(store: Store, server: RedisServer, mappings: Path) -> None:
+def redis_store(server: RedisServer) -> Store:
+    return Store(url=server.url, persistence="unchecked")
+
+
+def fill_redis(server: RedisServer, mappings: Path) -> None:
     """Packed fields straight into the buckets, in the mappings' own order."""
+    store = redis_store(server)
     opened = open_store(store)
     opened.check()
     opened.close()
@@ -196,43 +202,39 @@ def merge(folder: Path, records: int, rounds: int = 5) -> None:
 
 
 def compare(folder: Path, records: int, *, rounds: int, mget: bool) -> None:
-    """The first three take turns, and each run of ours is held against the `COPY` before it, as the machine is shared;
+    """The first five take turns, and each run of ours is held against the `COPY` before it, as the machine is shared;
     the others run once, and are held against the median of `COPY`.
     """
     feed, mappings = data.make(folder, records)
     sqlite = Store(url=f"sqlite:///{folder}/bench-{records}.db")
     if not (folder / f"bench-{records}.db").exists():
         fill_sqlite(sqlite, f"FROM '{mappings}'")
-    turns: dict[str, Callable[[], Taken]] = {
-        "DuckDB `COPY … (compression gzip)`, mappings in Parquet": partial(
-            timed, "-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder
-        ),
-        "reconcile, SQLite": partial(ours, "sqlite", sqlite.url, feed, folder),
-        # as much is delivered; for what is left out COPY has nothing like it
-        "reconcile, SQLite, `diagnose = false`": partial(
-            ours, "delivered", sqlite.url, feed, folder, options="diagnose = false"
-        ),
-    }
-    results: dict[str, list[Taken]] = {name: [] for name in turns}
-    for path in (feed, mappings, folder / f"bench-{records}.db"):  # all find their files in the system's cache
-        with path.open("rb") as file:
-            while file.read(1 << 24):
-                pass
-    for _ in range(rounds):
-        for name, run in turns.items():
-            results[name].append(run())
+    with filled(lambda server: fill_redis(server, mappings)) as server:
+        redis = redis_store(server)
+        delivered = "diagnose = false"  # as much is delivered; for what is left out COPY has nothing like it
+        turns: dict[str, Callable[[], Taken]] = {
+            "DuckDB `COPY … (compression gzip)`, mappings in Parquet": partial(
+                timed, "-c", COPY, str(feed), str(mappings), str(folder / "copy.gz"), folder=folder
+            ),
+            "reconcile, SQLite": partial(ours, "sqlite", sqlite.url, feed, folder),
+            f"reconcile, SQLite, `{delivered}`": partial(
+                ours, "delivered", sqlite.url, feed, folder, options=delivered
+            ),
+            "reconcile, Redis": partial(ours, "redis", redis.url, feed, folder),
+            f"reconcile, Redis, `{delivered}`": partial(ours, "redis", redis.url, feed, folder, options=delivered),
+        }
+        results: dict[str, list[Taken]] = {name: [] for name in turns}
+        for path in (feed, mappings, folder / f"bench-{records}.db"):  # all find their files in the system's cache
+            with path.open("rb") as file:
+                while file.read(1 << 24):
+                    pass
+        for _ in range(rounds):
+            for name, run in turns.items():
+                results[name].append(run())
     copies = results[next(iter(turns))]
     results["reconcile, SQLite, unmatched held"] = [ours("held", sqlite.url, feed, folder, "hold")]
-    with tempfile.TemporaryDirectory() as data_folder, redis_server(Path(data_folder), "--appendonly", "no") as server:
-        store = Store(url=server.url, persistence="unchecked")
-        fill_redis(store, server, mappings)
-        results["reconcile, Redis"] = [ours("redis", store.url, feed, folder)]
     if mget:
-        with (
-            tempfile.TemporaryDirectory() as data_folder,
-            redis_server(Path(data_folder), "--appendonly", "no") as server,
-        ):
-            fill_strings(server, mappings)
+        with filled(lambda server: fill_strings(server, mappings)) as server:
             for level in (1, 9):
                 arguments = (str(feed), str(server.port), str(folder / "mget.gz"), str(level))
                 taken = timed("-c", MGET, *arguments, folder=folder)
@@ -245,6 +247,13 @@ def compare(folder: Path, records: int, *, rounds: int, mget: bool) -> None:
         each = ", ".join(f"{one.seconds:.1f} = {ratio:.2f}" for one, ratio in zip(found, ratios, strict=True))
         figures = f"{median(one.seconds for one in found):.1f} | {median(ratios):.2f} | {each}"
         print(f"| {name} | {figures} | {max(one.memory for one in found):.2f} |")
+
+
+@contextmanager
+def filled(fill: Callable[[RedisServer], None]) -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), "--appendonly", "no") as server:
+        fill(server)
+        yield server
 
 
 if __name__ == "__main__":
