@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 def piece(ids: Sequence[bytes], entries: Sequence[bytes]) -> Piece:
     """Of customers with the entries of each, which stand back to back."""
     all_entries = b"".join(entries)
-    if len(all_entries) == codec.ENTRY_BYTES * len(ids):  # as none is without any, each has one
+    if len(all_entries) == codec.ENTRY_BYTES * len(ids):  # no customer is without any, so each has one
         counts = np.ones(len(ids), np.int64)
     else:
         counts = np.fromiter(map(len, entries), np.int64, len(entries)) // codec.ENTRY_BYTES
