@@ -22,8 +22,8 @@ class Piece(NamedTuple):
     counts: Counts
 
 
-def piece(ids: Sequence[bytes], entries: Sequence[bytes]) -> Piece:
-    """Of customers with the entries of each, which stand back to back."""
+def of_customers(ids: Sequence[bytes], entries: Sequence[bytes]) -> Piece:
+    """Customers with the entries of each, which stand back to back."""
     all_entries = b"".join(entries)
     if len(all_entries) == codec.ENTRY_BYTES * len(ids):  # no customer is without any, so each has one
         counts = np.ones(len(ids), np.int64)

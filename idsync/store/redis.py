@@ -368,7 +368,7 @@ class RedisStore:
             names = [name for key in share for name in wanted[key]]
             values = [value for answer in answers for value in answer]
             held = [(name, value) for name, value in zip(names, values, strict=True) if value]
-            yield pieces.piece([name for name, _ in held], [value for _, value in held])
+            yield pieces.of_customers([name for name, _ in held], [value for _, value in held])
 
     def _read(self, keys: Sequence[str]) -> Iterator[Piece]:
         """Each bucket, in order. The server is always one pipeline ahead."""
@@ -383,4 +383,4 @@ class RedisStore:
 
     def _read_share(self, keys: Sequence[str]) -> list[Piece]:
         answers = self._server.read([("HGETALL", key) for key in keys])
-        return [pieces.piece(fields[::2], fields[1::2]) for fields in answers]
+        return [pieces.of_customers(fields[::2], fields[1::2]) for fields in answers]

@@ -66,8 +66,8 @@ class ChangesEngine(DuckEngine):
         if path is None:
             self._con.register("sent_file", self._schema.append(_PLACE).empty_table())
         else:
-            file = f"read_parquet({sql.literal(str(path))}, file_row_number = true)"
-            self._rows(f"CREATE VIEW sent_file AS SELECT *, file_row_number AS place FROM {file}")
+            rows = sql.reader("read_parquet", [path], "file_row_number = true")
+            self._rows(f"CREATE VIEW sent_file AS SELECT *, file_row_number AS place FROM {rows}")
         mark = "mark" if marked else "NULL::UBIGINT AS mark"
         self._rows(
             f"CREATE VIEW sent AS SELECT {self._key}, {mark}, traits, seen, place FROM sent_file WHERE seen >= {oldest}"

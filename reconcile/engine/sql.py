@@ -4,8 +4,11 @@ Column i of the plan is called v<i>. Column names of the input never become iden
 a signal it is a string literal.
 """
 
+import glob
 import re
+from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import TypeGuard
 
 from idsync import ids
@@ -31,6 +34,14 @@ _LONG_BYTES = lines.MAX_LINES_PER_USER * lines.MAX_LINE_BYTES // 10
 
 def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def reader(name: str, paths: Sequence[Path], *options: str) -> str:
+    """DuckDB's reader of that name, for these very files: it would take `*` in a path for a pattern, and a folder
+    called `seen=7` for a column that every row has.
+    """
+    files = ", ".join(literal(glob.escape(str(path))) for path in paths)
+    return f"{name}([{files}], {', '.join(('hive_partitioning = false', *options))})"
 
 
 def record_columns(plan: Plan) -> list[str]:

@@ -291,7 +291,11 @@ def _to_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
 
 def _as_parquet(rows: Path, target: Path) -> None:
     columns = ", ".join(f"{sql.literal(name)}: 'VARCHAR'" for name in HEADER.decode().strip().split(","))
-    source = f"read_csv({sql.literal(str(rows))}, columns = {{{columns}}}, header = true, auto_detect = false"
-    source += ", delim = ',', quote = '\"', escape = '\"')"
+    options = (
+        f"columns = {{{columns}}}",
+        "header = true, auto_detect = false",
+        "delim = ',', quote = '\"', escape = '\"'",
+    )
+    source = sql.reader("read_csv", [rows], *options)
     with duckdb.connect() as con:
         con.execute(f"COPY (SELECT * FROM {source}) TO {sql.literal(str(target))} (FORMAT parquet, COMPRESSION zstd)")  # noqa: S608

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from idsync.settings import DataSource, Settings
 from idsync.store import DAY
 from idsync.store.base import MappingStore
+from reconcile.engine import sql
 from reconcile.errors import Undiagnosed
 from reconcile.why import affixes
 from reconcile.why.affixes import Affix
@@ -139,8 +140,8 @@ class _Search:
     def look_among(self, file: Path, con: duckdb.DuckDBPyConnection) -> None:
         """The very IDs among those of earlier runs."""
         con.register("wanted", pa.table({"id": pa.array(self._left, pa.string())}))
-        query = "SELECT id FROM wanted WHERE id IN (SELECT customer_id FROM read_parquet(?))"
-        known = {customer_id for (customer_id,) in con.execute(query, [str(file)]).fetchall()}
+        query = f"SELECT id FROM wanted WHERE id IN (SELECT customer_id FROM {sql.reader('read_parquet', [file])})"  # noqa: S608
+        known = {customer_id for (customer_id,) in con.execute(query).fetchall()}
         con.unregister("wanted")
         for customer_id in [customer_id for customer_id in self._left if customer_id in known]:
             self._settle(_Key(MATCHED_BEFORE), customer_id, [customer_id])

@@ -440,6 +440,12 @@ def test_a_record_that_gets_lost_refuses_the_run(tmp_path: Path, monkeypatch: py
     assert not feed.delivered.exists()
 
 
+def test_a_folder_that_is_called_like_a_column(tmp_path: Path) -> None:
+    feed = world(tmp_path / "traits=9")
+    send(feed, ("c1", "", "", "24"))
+    assert send(feed, ("c1", "", "", "25")) == [f"{uuid(1)}\td_sid=25,d_unsid=24"]
+
+
 def test_a_long_line_is_split(tmp_path: Path) -> None:
     feed = world(tmp_path)
     send(feed, ("c1", "", "", "24"))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from idsync import ids
 from idsync.settings import DataSource, Feed
@@ -175,6 +176,13 @@ def test_a_merge_that_loses_a_record_is_refused(
     records = [("a", "gold", ""), (second, "silver", "")]
     with pytest.raises(RunRefused, match="1 of 2 records were merged"):
         run(tmp_path, plan(), records, [("a", "7" * 38, 1), ("b", "7" * 38, 2)], changes=changes)
+
+
+def test_a_path_is_no_pattern(tmp_path: Path) -> None:
+    for name in ("a-z", "a*z"):
+        parquet.write_table(pa.table({"name": [name]}), tmp_path / name)
+    found = duckdb.execute(f"FROM {sql.reader('read_parquet', [tmp_path / 'a*z'])}").fetchall()
+    assert found == [("a*z",)]
 
 
 RULES = [

@@ -184,6 +184,15 @@ def test_output_files(world: World, export: tuple[Path, Path]) -> None:
         joined(world, *export, output=world.folder / "none" / "rows.csv")
 
 
+def test_a_temporary_folder_that_is_called_like_a_column(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = world.folder / "day=1"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    joined(world, put(world, f"{ITER}-1.sync.gz", f"{uuid(1)} 1"), output=world.folder / "rows.parquet")
+    with parquet.ParquetFile(world.folder / "rows.parquet") as file:
+        assert file.schema_arrow.names == ["customer_id", "segment_id", "action"]
+
+
 def test_rejects_are_written_without_the_line(world: World) -> None:
     path = put(world, f"{ITER}.sync", f"{uuid(1)} 1", "someone@example.com 2", f"{uuid(3)} x")
     _, summary = joined(world, path, rejects=world.folder / "rejects.csv")

@@ -107,6 +107,13 @@ def test_the_file_may_be_plain(scene: Scene) -> None:
     assert path.read_bytes() == f"{uuid(1)}\tc1\n".encode()
 
 
+def test_a_folder_that_is_called_like_a_column(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "dpid=1")
+    scene.sync(("c1", uuid(1)))
+    scene.send()
+    assert scene.send().status == "nothing-to-do"
+
+
 def test_only_what_is_new_is_sent(scene: Scene) -> None:
     scene.sync(("c1", uuid(1)))
     scene.send()

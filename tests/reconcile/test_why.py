@@ -51,7 +51,8 @@ def test_an_opted_out_device_does_not_count_as_expired(either: World) -> None:
 def test_customers_of_earlier_runs_whom_the_store_has_forgotten(tmp_path: Path) -> None:
     there = world(tmp_path)
     know(there, "known")
-    before = tmp_path / "before.parquet"
+    before = tmp_path / "customer_id=1" / "before.parquet"
+    before.parent.mkdir()
     parquet.write_table(pa.table({"seen": [1, 2, 3, 4], "customer_id": ["gone", "known", "gone", "x"]}), before)
     found = look(there, ["gone", "known", "other"], matched_before=before)
     assert counted(found) == {"matched-before": 1, "synced-since": 1}
