@@ -57,7 +57,7 @@ class Mappings:
         if not sent or everything:
             self._execute("CREATE VIEW fresh AS FROM facts")
             return
-        known = sql.reader("read_parquet", sent)
+        known = sql.reader("read_parquet", map(str, sent))
         self._execute(
             f"CREATE TABLE fresh AS FROM facts ANTI JOIN {known} AS known USING (customer_id, high, low, dpid)"
         )

@@ -66,7 +66,7 @@ class ChangesEngine(DuckEngine):
         if path is None:
             self._con.register("sent_file", self._schema.append(_PLACE).empty_table())
         else:
-            rows = sql.reader("read_parquet", [path], "file_row_number = true")
+            rows = sql.reader("read_parquet", [str(path)], "file_row_number = true")
             self._rows(f"CREATE VIEW sent_file AS SELECT *, file_row_number AS place FROM {rows}")
         mark = "mark" if marked else "NULL::UBIGINT AS mark"
         self._rows(

@@ -4,11 +4,9 @@ Column i of the plan is called v<i>. Column names of the input never become iden
 a signal it is a string literal.
 """
 
-import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from decimal import Decimal
-from pathlib import Path
 from typing import TypeGuard
 
 from idsync import ids
@@ -36,11 +34,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def reader(name: str, paths: Sequence[Path], *options: str) -> str:
+def reader(name: str, paths: Iterable[str], *options: str) -> str:
     """DuckDB's reader of that name, for these very files: it would take `*` in a path for a pattern, and a folder
     called `seen=7` for a column that every row has.
     """
-    files = ", ".join(literal(glob.escape(str(path))) for path in paths)
+    files = ", ".join(literal(re.sub(r"([*?[])", r"[\1]", path)) for path in paths)
     return f"{name}([{files}], {', '.join(('hive_partitioning = false', *options))})"
 
 

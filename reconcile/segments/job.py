@@ -296,6 +296,6 @@ def _as_parquet(rows: Path, target: Path) -> None:
         "header = true, auto_detect = false",
         "delim = ',', quote = '\"', escape = '\"'",
     )
-    source = sql.reader("read_csv", [rows], *options)
+    source = sql.reader("read_csv", [str(rows)], *options)
     with duckdb.connect() as con:
         con.execute(f"COPY (SELECT * FROM {source}) TO {sql.literal(str(target))} (FORMAT parquet, COMPRESSION zstd)")  # noqa: S608

@@ -140,7 +140,7 @@ class _Search:
     def look_among(self, file: Path, con: duckdb.DuckDBPyConnection) -> None:
         """The very IDs among those of earlier runs."""
         con.register("wanted", pa.table({"id": pa.array(self._left, pa.string())}))
-        query = f"SELECT id FROM wanted WHERE id IN (SELECT customer_id FROM {sql.reader('read_parquet', [file])})"  # noqa: S608
+        query = f"SELECT id FROM wanted WHERE id IN (SELECT customer_id FROM {sql.reader('read_parquet', [str(file)])})"  # noqa: S608
         known = {customer_id for (customer_id,) in con.execute(query).fetchall()}
         con.unregister("wanted")
         for customer_id in [customer_id for customer_id in self._left if customer_id in known]:

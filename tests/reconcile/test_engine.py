@@ -181,7 +181,7 @@ def test_a_merge_that_loses_a_record_is_refused(
 def test_a_path_is_no_pattern(tmp_path: Path) -> None:
     for name in ("a-z", "a*z"):
         parquet.write_table(pa.table({"name": [name]}), tmp_path / name)
-    found = duckdb.execute(f"FROM {sql.reader('read_parquet', [tmp_path / 'a*z'])}").fetchall()
+    found = duckdb.execute(f"FROM {sql.reader('read_parquet', [str(tmp_path / 'a*z')])}").fetchall()
     assert found == [("a*z",)]
 
 
