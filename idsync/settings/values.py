@@ -1,5 +1,6 @@
 """What keys of several tables have in common: names, paths, hosts."""
 
+import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -8,12 +9,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 def beside_config(path: Path, info: ValidationInfo) -> Path:
     """Relative paths are relative to the configuration file."""
-    base = (info.context or {}).get("base", Path())
-    return Path(base) / path.expanduser()
+    return _base(info) / path.expanduser()
 
 
 def glob_beside_config(pattern: str, info: ValidationInfo) -> str:
-    return pattern if "://" in pattern else str(beside_config(Path(pattern), info))
+    """The name of the configuration's folder is no pattern, whatever it looks like."""
+    if "://" in pattern:
+        return pattern
+    return str(Path(glob.escape(str(_base(info)))) / Path(pattern).expanduser())
+
+
+def _base(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("base", Path()))
 
 
 ConfigPath = Annotated[Path, AfterValidator(beside_config)]

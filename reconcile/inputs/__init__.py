@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 # "._name" stands beside each file), and the mark that Hadoop leaves beside its output.
 _UNFINISHED = re.compile(r"\..*|_SUCCESS|.*(~|\.(tmp|temp|part|partial|filepart|crdownload|swp))", re.IGNORECASE)
 
+_ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape writes them
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -209,8 +211,10 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _folder(pattern: str) -> Path:
-    """In which all lies that it names."""
-    return next(parent for parent in Path(pattern).parents if not glob.has_magic(str(parent)))
+    """In which all lies that it names. A name may hold what would be a pattern, were it not escaped."""
+    parents = map(str, Path(pattern).parents)
+    plain = next(parent for parent in parents if not glob.has_magic(_ESCAPED.sub("", parent)))
+    return Path(_ESCAPED.sub(r"\1", plain))
 
 
 def _is_settled(path: Path, seconds: int, now: int) -> bool:

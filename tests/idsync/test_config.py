@@ -52,6 +52,7 @@ def test_relative_paths_are_relative_to_the_file() -> None:
     settings = parse()
     assert settings.store.url == "sqlite:////srv/idsync/var/idsync.db"
     assert settings.feeds[0].inputs == "/srv/idsync/inbox/crm-*.csv"
+    assert config.parse(GOOD, environ={}, base=Path("/srv/a[1]*")).feeds[0].inputs == "/srv/a[[]1][*]/inbox/crm-*.csv"
     assert settings.destinations[0] == settings.destination("local")
     assert settings.reconcile.state_dir == BASE / "var/reconcile"
     assert parse(GOOD.replace("sqlite:///var", "sqlite:////data")).store.url == "sqlite:////data/idsync.db"

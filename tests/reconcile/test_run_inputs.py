@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,24 @@ def test_files_that_are_still_being_written_wait(tmp_path: Path) -> None:
     world.now += 60_000
     late = world.run()
     assert (late.read, late.unfinished_inputs) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["client [a-c]", "client*", "[client", "client?=7", "[[]client]"])
+def test_the_folder_of_the_configuration_is_no_pattern(tmp_path: Path, name: str) -> None:
+    beside = World(tmp_path / "client b")  # which each of these could be taken for
+    beside.put("a.csv", [("c9", "f", "", "")])
+    world = World(tmp_path / name, 'trait_columns = ["traits"]\n', changes={})
+    world.sync(("c1", uuid(1)))
+    path = world.put("a.csv", [("c1", "", "", "24")])
+    assert figures(world.run(), *COUNTS) == (1, 1, 0, 0, 1)
+    os.renames(path, world.inbox / "later" / "a.csv")
+    world.put("b.csv", [("c1", "", "", "25")])
+    world.now += 60_000
+    assert figures(world.run(), *COUNTS) == (1, 1, 0, 0, 1)
+    assert [line.partition("\t")[2] for line in world.lines()] == ["d_sid=24\n", "d_sid=25,d_unsid=24\n"]
+    shutil.rmtree(world.inbox)
+    with pytest.raises(ConfigError, match=re.escape(f"the folder {world.inbox} does not exist")):
+        world.run()
 
 
 def test_all_formats_say_the_same(world: World) -> None:
