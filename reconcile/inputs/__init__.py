@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 # "._name" stands beside each file), and the mark that Hadoop leaves beside its output.
 _UNFINISHED = re.compile(r"\..*|_SUCCESS|.*(~|\.(tmp|temp|part|partial|filepart|crdownload|swp))", re.IGNORECASE)
 
+_MAY_READ = "make the file readable for the user that runs the job"
 _ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape writes them
 
 
@@ -201,20 +202,44 @@ def discover(pattern: str) -> list[Path]:
 
 def _matches(pattern: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-    files = [path for path in found if path.is_file()]
-    folder = _folder(pattern)
-    if not files and not folder.is_dir():
-        raise ConfigError(
-            "feeds.inputs", [f'"{pattern}": the folder {folder} does not exist; create it or mend the path']
-        )
+    files = [path for path in found if _is_file(path)]
+    if not files and (fault := _why_none(pattern)):
+        raise ConfigError("feeds.inputs", [f'"{pattern}": {fault}'])
     return files
 
 
+def _is_file(path: Path) -> bool:
+    """Raises InputRefused for what can't be told, and for a link that names a file which is not there."""
+    try:
+        if path.is_symlink() and not path.exists() and not is_unfinished(path.name):
+            raise InputRefused(f"{path}: a link to what is not there", mend="bring back what it names, or remove it")
+        return path.is_file()
+    except OSError as error:
+        raise InputRefused(f"{path}: {error.strerror}", mend=_MAY_READ) from None
+
+
+def _why_none(pattern: str) -> str:
+    """What is wrong where no file matches, if anything is: a glob finds nothing where it may not look."""
+    path, folder = _literal(pattern), _folder(pattern)
+    try:
+        if path is not None and path.is_dir():
+            return f"is a folder; for the files in it say {path.name}/*"
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return f"the folder {folder} does not exist; create it or mend the path"
+    except OSError as error:
+        return f"the folder {folder}: {error.strerror}; let the user that runs the job list it"
+    return ""
+
+
 def _folder(pattern: str) -> Path:
-    """In which all lies that it names. A name may hold what would be a pattern, were it not escaped."""
-    parents = map(str, Path(pattern).parents)
-    plain = next(parent for parent in parents if not glob.has_magic(_ESCAPED.sub("", parent)))
-    return Path(_ESCAPED.sub(r"\1", plain))
+    """In which all lies that it names."""
+    return next(folder for parent in Path(pattern).parents if (folder := _literal(str(parent))))
+
+
+def _literal(pattern: str) -> Path | None:
+    """The one path that it names, in which what is escaped is no pattern; None where it may name several."""
+    return None if glob.has_magic(_ESCAPED.sub("", pattern)) else Path(_ESCAPED.sub(r"\1", pattern))
 
 
 def _is_settled(path: Path, seconds: int, now: int) -> bool:
@@ -226,15 +251,19 @@ def _is_settled(path: Path, seconds: int, now: int) -> bool:
 
 
 def fingerprint(path: Path) -> Input:
-    """Hash the file's bytes: the same content under another name is the same input."""
+    """Hash the file's bytes: the same content under another name is the same input.
+
+    The name has to be UTF-8, as it goes into the ledger and into reports.
+    """
+    name = os.fsencode(path).decode(errors="backslashreplace")
+    if name != str(path):
+        raise InputRefused(f"{name}: the name is not UTF-8", mend="rename the file")
     try:
         with path.open("rb") as file:
             state = _state(os.fstat(file.fileno()))
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputRefused(
-            f"{path}: {error.strerror}", mend="make the file readable for the user that runs the job"
-        ) from None
+        raise InputRefused(f"{path}: {error.strerror}", mend=_MAY_READ) from None
     return Input(path, digest, state)
 
 

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
 import boto3
 import pytest
 
-from idsync.errors import ConfigError
+from idsync.errors import ConfigError, IdsyncError
 from idsync.settings import Feed
 from reconcile import inputs
-from reconcile.errors import InputChanging, InputUnavailable
+from reconcile.errors import InputChanging, InputRefused, InputUnavailable
 from reconcile.feed import Plan
 from reconcile.inputs import Gathered, bucket
 from reconcile.inputs.bucket import Bucket
@@ -24,6 +25,7 @@ from reconcile.progress import Meter
 from tests.s3 import moto_s3
 
 NOW = 1_790_000_000_000
+NOBODY = 65_534
 PLAN = Plan("id", ("a",), (), by_uuid=True, every_device=False, emit_unmatched=False)
 
 
@@ -90,6 +92,58 @@ def test_inputs_know_how_the_feed_writes(tmp_path: Path) -> None:
         (source,) = gathered.sources
         assert content(source) == ["Zoë"]
         assert source.name == str(tmp_path / "a.csv")
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """The ledger and reports could not tell of it; so nothing may be delivered either."""
+    (tmp_path / os.fsdecode(b"M\xfcnchen.csv")).write_text("id,a\n1,2\n")
+    with pytest.raises(InputRefused, match=r"M\\xfcnchen\.csv: the name is not UTF-8"):
+        gather(tmp_path, feed(str(tmp_path / "*.csv"))).__enter__()
+
+
+def test_a_link_to_what_is_gone_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to(tmp_path / "away.csv")
+    with pytest.raises(InputRefused, match=r"a\.csv: a link to what is not there"):
+        gather(tmp_path, feed(str(tmp_path / "*.csv"))).__enter__()
+    (tmp_path / "a.csv").rename(tmp_path / "a.csv~")  # as Emacs locks what it edits
+    with gather(tmp_path, feed(str(tmp_path / "*"))) as gathered:
+        assert gathered.sources == []
+
+
+def test_a_folder_is_no_file_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "inbox" / "done").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"is a folder; for the files in it say inbox/\*"):
+        gather(tmp_path, feed(str(tmp_path / "inbox"))).__enter__()
+    with gather(tmp_path, feed(str(tmp_path / "inbox" / "*"))) as gathered:  # no file yet
+        assert gathered.sources == []
+
+
+@pytest.mark.parametrize("pattern", ["*.csv", "a.csv"])
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_a_folder_that_may_not_be_looked_into_is_not_an_empty_one(pattern: str, mode: int) -> None:
+    with not_as_root(), TemporaryDirectory() as name:
+        folder = Path(name) / "inbox"
+        folder.mkdir()
+        (folder / "a.csv").write_text("id,a\n1,2\n")
+        folder.chmod(mode)
+        try:
+            with pytest.raises(IdsyncError, match=r"inbox.*: Permission denied"):
+                gather(Path(name), feed(str(folder / pattern))).__enter__()
+        finally:
+            folder.chmod(0o700)
+
+
+@contextmanager
+def not_as_root() -> Iterator[None]:
+    """Root may look everywhere."""
+    as_root = os.geteuid() == 0
+    if as_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if as_root:
+            os.seteuid(0)
 
 
 # --- buckets ---------------------------------------------------------------------------------------------------------
