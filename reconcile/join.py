@@ -19,7 +19,7 @@ from reconcile.engine.duckdb import DuckEngine, Ints, Outcome, Reject, Sink
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 from reconcile.files import FileWriter, FrozenFile, Packer
-from reconcile.held import Held
+from reconcile.held import Held, metadata
 from reconcile.inputs import Input
 from reconcile.names import FileName
 from reconcile.optouts import OptOuts
@@ -34,7 +34,7 @@ SUBSET_CUSTOMERS = 100_000
 # Inputs of this size surely hold more: then the store is read while the inputs are.
 LARGE_INPUT_BYTES = 32_000_000
 # What is left out for these reasons is no sign of a bad input.
-_BLAMELESS = ("held-too-long", "opted-out", "vanished")
+_BLAMELESS = ("opted-out", "vanished")
 
 Clock = Callable[[], int]
 
@@ -90,16 +90,13 @@ class Join:
 
         Of the inputs no more than `summary.limit` records are read, unless that is 0.
         """
-        held = Held(self._state.held, self._plan, engine.schema, now=self._now(), days=self._feed.held_days)
+        held = Held(self._state.held, self._feed, self._source, self._plan, engine.schema, now=self._now())
         records = self.records(sources, engine.schema, start=held.count, limit=summary.limit)
         with ThreadPoolExecutor(max_workers=1) as beside:
             ahead = beside.submit(self._load_mappings, engine, None, summary) if is_large(sources) else None
             incoming = chain(held.batches(), records.batches())
             engine.stage(self._counted("reading records", incoming, lambda: records.share))
             engine.repeated_ids()  # while mappings still come in
-        superseded = engine.superseded(held.count) if held.count else np.empty(0, np.int64)
-        engine.drop(superseded)
-        _count_read(summary, records, waited=held.count, superseded=len(superseded))
 
         # first of all: else a faulty record would bring the ID of somebody who opted out among the rejects
         opt_outs = self.opt_outs()
@@ -114,7 +111,11 @@ class Join:
         left_out += [Reject(int(seq), "", optouts.REASON) for seq in np.concatenate(gone)]
         # records from hold are always looked at: the rules may have changed since
         suspects = [(0, held.count - 1)] * bool(held.count) + records.suspects
-        left_out += held.expired + records.bad + engine.take_faults(suspects)
+        left_out += held.left_out + records.bad + engine.take_faults(suspects)
+        # of what is left: a record that can't be sent takes the place of none
+        superseded = engine.superseded(held.count) if held.count else np.empty(0, np.int64)
+        engine.drop(superseded)
+        _count_read(summary, records, waited=held.count, superseded=len(superseded))
         left_out = opt_outs.hide(left_out)
         if isinstance(engine, EmailEngine):
             left_out = emails.without_addresses(left_out)
@@ -238,17 +239,18 @@ class Join:
         if self._feed.unmatched != "hold" and not held.count:
             return
         waiting = unmatched if self._feed.unmatched == "hold" else np.empty(0, np.int64)
-        summary.held = engine.write_held(waiting, held.since, self._now(), folder.held if folder else None)
+        target, told = folder.held if folder else None, metadata(self._source, self._plan)
+        summary.held = engine.write_held(waiting, held.since, self._now(), target, told)
         if folder:
             durable.sync(folder.held)
 
     def _check_share(
         self, left_out: list[Reject], records: Records, summary: Summary, folder: RunFolder | None
     ) -> None:
-        """Refuse the run when too large a share of the inputs' records was rejected."""
+        """Refuse the run when too large a share of the inputs' records was rejected; held ones are none of theirs."""
         summary.rejected = len(left_out)
         summary.reasons = rejects.by_reason(left_out)
-        faulty = len(left_out) - sum(summary.reasons.get(reason, 0) for reason in _BLAMELESS)
+        faulty = sum(reject.seq >= records.first and reject.reason not in _BLAMELESS for reject in left_out)
         share = faulty / max(records.read, 1)
         if share <= self._feed.max_rejected or folder is None:
             return

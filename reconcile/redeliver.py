@@ -112,5 +112,5 @@ def _delivered_to(ledger: Ledger, account: Account) -> str:
 def _shipment(settings: Settings, state: FeedState, *, meter: Meter, now: Clock, tenure: Tenure) -> Shipment:
     if dpids := syncfile.dpids_of(state.feed):
         sources = [source for source in settings.data_sources if source.dpid in dpids]
-        return syncfile.Job(settings, sources, meter=meter, now=now, tenure=tenure).shipment
+        return syncfile.Job(settings, sources, state, meter=meter, now=now, tenure=tenure).shipment
     return Job(settings, state.feed, meter, now, tenure=tenure).shipment

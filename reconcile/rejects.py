@@ -33,6 +33,7 @@ EXPLANATIONS = {
     "not-a-json-object": "the line is not a JSON object",
     "nested-value": "a column holds an object or a list of lists",
     "held-too-long": "its customer ID was not synced within held_days",
+    "held-without-column": "was held before the feed asked for a column that decides on traits; put it in again",
     "vanished": "a later full export no longer has its customer",
     "opted-out": "the customer has opted out; of the record nothing is kept but its place",
 }

@@ -35,7 +35,7 @@ from reconcile.join import Clock, Join
 from reconcile.known import Judged
 from reconcile.lock import Tenure, sole
 from reconcile.progress import Meter
-from reconcile.shipment import Account, Shipment, entries
+from reconcile.shipment import Account, Shipment, entries, resolve_destination
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
 
@@ -237,7 +237,10 @@ class Job:
 
     def _wait_for_sync_file(self, account: Account) -> None:
         if self._feed.after_sync_file:
-            syncfile.see_sent(self._settings, self._source, account, self._now())
+            # whose IDs Audience Manager has to know: those that stand in the files
+            source = self._settings.data_source(self._feed.user_id) or self._source
+            destination = resolve_destination(self._settings, self._feed.destination)
+            syncfile.see_sent(self._settings, source, destination, account, self._now())
 
     def _conclude(self, folder: RunFolder, account: Account) -> None:
         if isinstance(account, Summary):

@@ -12,7 +12,7 @@ Where several data sources go into one file, a device is sent whole as soon as o
 Manager forgets mappings of its own accord; `everything` sends all of them again.
 
 A job goes the way of a run: lock, plan, freeze, deliver, record; see `shipment`. It is kept under the name of a feed
-that no feed can have, one for each set of data sources.
+that no feed can have, one for each set of data sources and each destination, as what one was told another was not.
 """
 
 from collections import Counter
@@ -93,16 +93,22 @@ class SyncSummary:
         return asdict(self)
 
 
-def feed_name(dpids: Sequence[int]) -> str:
-    """Under which the ledger and the state folder keep the ID-sync files of these data sources."""
-    return _PREFIX + "_".join(str(dpid) for dpid in sorted(dpids))
+def feed_name(dpids: Sequence[int], destination: str) -> str:
+    """Under which the ledger and the state folder keep the ID-sync files of these data sources for a destination."""
+    return f"{_PREFIX}{'_'.join(str(dpid) for dpid in sorted(dpids))}@{destination}"
 
 
 def dpids_of(name: str) -> frozenset[int]:
     """Those whose ID-sync files are kept under this name; none for that of a feed."""
     if not name.startswith(_PREFIX):
         return frozenset()
-    return frozenset(int(dpid) for dpid in name.removeprefix(_PREFIX).split("_"))
+    dpids, _, _ = name.removeprefix(_PREFIX).partition("@")
+    return frozenset(int(dpid) for dpid in dpids.split("_"))
+
+
+def destination_of(name: str) -> str:
+    """Where the ID-sync files that are kept under this name go."""
+    return name.removeprefix(_PREFIX).partition("@")[2]
 
 
 def sync_file(
@@ -121,9 +127,9 @@ def sync_file(
     """
     sources = resolve_sources(settings, names)
     target = resolve_destination(settings, destination)
-    state = FeedState(settings.reconcile.state_dir, feed_name([source.dpid for source in sources]))
+    state = FeedState(settings.reconcile.state_dir, feed_name([source.dpid for source in sources], target.name))
     with sole(settings, state) as tenure:
-        job = Job(settings, sources, meter=meter, now=now, tenure=tenure)
+        job = Job(settings, sources, state, meter=meter, now=now, tenure=tenure)
         settled, withdrawn = job.shipment.settle()
         summary = job.run(target, everything=everything, compression=compression)
         summary.settled, summary.withdrawn = settled, withdrawn
@@ -131,12 +137,16 @@ def sync_file(
         return summary
 
 
-def see_sent(settings: Settings, source: DataSource, account: Account, now: int) -> None:
+def see_sent(settings: Settings, source: DataSource, destination: AnyDestination, account: Account, now: int) -> None:
     """Raise RunHeldBack unless ID-sync files with every mapping that frozen files may rest upon were delivered.
 
-    They were where a job read the mappings after the freeze, or where the store has none that was not sent.
+    They were where a job read the mappings after the freeze, or where the store has none that was not sent. `source` is
+    that of the files' user IDs, `destination` that of the files. ID-sync files may go another way than data; but what
+    the beta environment was told, the other was not.
     """
-    sent = [path for path in settings.reconcile.state_dir.glob("sent/*.parquet") if source.dpid in dpids_of(path.stem)]
+    ways = {way.name for way in settings.destinations if _is_beta(way) == _is_beta(destination)}
+    kept = [(path.stem, path) for path in settings.reconcile.state_dir.glob("sent/*.parquet")]
+    sent = [path for name, path in kept if source.dpid in dpids_of(name) and destination_of(name) in ways]
     if any(_read_at(path) >= account.frozen_at for path in sent):
         return
     with (
@@ -154,6 +164,10 @@ def see_sent(settings: Settings, source: DataSource, account: Account, now: int)
             f"{'was' if new == 1 else 'were'} in none that was delivered",
             mend=f"python -m reconcile sync-file {source.name}, then run again: the files are frozen, and go then",
         )
+
+
+def _is_beta(destination: AnyDestination) -> bool:
+    return getattr(destination, "environment", None) == "beta"
 
 
 def _read_at(path: Path) -> int:
@@ -182,7 +196,7 @@ def resolve_sources(settings: Settings, names: Sequence[str]) -> list[DataSource
 def told(summary: SyncSummary) -> Iterator[str]:
     """What happened, line by line, for people."""
     for earlier in summary.settled:
-        yield f"run {earlier} had been interrupted: its frozen files were delivered first"
+        yield f"run {earlier} had not been delivered: its frozen files went first"
     for earlier in summary.withdrawn:
         yield f"run {earlier} was withdrawn: somebody opted out before its files were offered to anybody"
     counts = f"{amount(summary.mappings, 'mapping')}: {summary.new:,} new, {summary.known:,} sent before"
@@ -199,10 +213,16 @@ class Job:
     """The ID-sync files of some data sources."""
 
     def __init__(
-        self, settings: Settings, sources: Sequence[DataSource], *, meter: Meter, now: Clock, tenure: Tenure | None
+        self,
+        settings: Settings,
+        sources: Sequence[DataSource],
+        state: FeedState,
+        *,
+        meter: Meter,
+        now: Clock,
+        tenure: Tenure | None,
     ) -> None:
-        self._settings, self._sources, self._meter, self._now = settings, sources, meter, now
-        self.state = FeedState(settings.reconcile.state_dir, feed_name([source.dpid for source in sources]))
+        self._settings, self._sources, self.state, self._meter, self._now = settings, sources, state, meter, now
         self.shipment = Shipment(
             settings,
             self.state,

@@ -152,8 +152,7 @@ class ChangesEngine(DuckEngine):
         expected = int(self._value(f"SELECT {kept} + {added}"))
         if path is None:
             return expected
-        known = ", ".join(f"{sql.literal(name)}: {sql.literal(value)}" for name, value in metadata.items())
-        options = f"FORMAT parquet, PARQUET_VERSION v2, {_COMPRESSION}, KV_METADATA {{{known}}}"
+        options = f"FORMAT parquet, PARQUET_VERSION v2, {_COMPRESSION}, {sql.known(metadata)}"
         written = int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} ({options})"))
         if written != expected:
             raise fault(f"{written} rows of what was sent were written, not {expected}")

@@ -5,7 +5,7 @@ is the content of the file: from there to the compressor no row is touched in Py
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -227,25 +227,22 @@ class DuckEngine:
         """Those of the mappings that were taken in."""
         return Compared(self._con, "mappings", "customer_id", "latest" if self._plan.every_device else "true")
 
-    def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None) -> int:
+    def write_held(self, seqs: Ints, since: pa.Table, now: int, path: Path | None, metadata: Mapping[str, str]) -> int:
         """Write the latest record of each of these customers to a Parquet file, if one is named; the number of them.
 
         `since` (seq, since) has the time in milliseconds since when a record taken from hold has waited.
         """
         self._con.register("unmatched", pa.table({"seq": seqs}))
         self._con.register("waiting", since)
-        names = [self._plan.id_column, *self._plan.columns]
-        quoted = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
-        columns = ", ".join(
-            f"{own} AS {name}" for own, name in zip(sql.record_columns(self._plan)[1:], quoted, strict=True)
-        )
+        columns = ", ".join(sql.record_columns(self._plan)[1:])
         query = (
-            f"SELECT {columns}, coalesce(since, {now}) AS __held_since FROM records SEMI JOIN unmatched USING (seq)"
+            f"SELECT {columns}, coalesce(since, {now}) AS since FROM records SEMI JOIN unmatched USING (seq)"
             " LEFT JOIN waiting USING (seq) QUALIFY row_number() OVER (PARTITION BY id ORDER BY seq DESC) = 1"
         )
         if path is None:
             return int(self._value(f"SELECT count(*) FROM ({query})"))
-        return int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"))
+        options = f"FORMAT parquet, COMPRESSION zstd, {sql.known(metadata)}"
+        return int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} ({options})"))
 
     # --- within ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ a signal it is a string literal.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TypeGuard
 
@@ -40,6 +40,11 @@ def reader(name: str, paths: Iterable[str], *options: str) -> str:
     """
     files = ", ".join(literal(re.sub(r"([*?[])", r"[\1]", path)) for path in paths)
     return f"{name}([{files}], {', '.join(('hive_partitioning = false', *options))})"
+
+
+def known(metadata: Mapping[str, str]) -> str:
+    """What a Parquet file tells of itself, as an option of COPY."""
+    return f"KV_METADATA {{{', '.join(f'{literal(name)}: {literal(value)}' for name, value in metadata.items())}}}"
 
 
 def record_columns(plan: Plan) -> list[str]:

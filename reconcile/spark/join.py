@@ -215,8 +215,8 @@ class SparkJoin(Join):
         return Fates(records.read, unmatched, left_out)
 
     def _join_held(self, folders: Sequence[Path], target: Path) -> None:
-        names = [(name, pa.string()) for name in (self._plan.id_column, *self._plan.columns)]
-        schema = pa.schema([*names, (held.SINCE, pa.int64())])
+        texts = [(name, pa.string()) for name in sql.record_columns(self._plan)[1:]]
+        schema = pa.schema([*texts, (held.SINCE, pa.int64())], held.metadata(self._source, self._plan))
         paths = [folder / HELD_PART for folder in folders if self._feed.unmatched == "hold"]
         _join_parts(paths, schema, target)
 

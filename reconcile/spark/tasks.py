@@ -81,10 +81,10 @@ def read(work: Work, at: int) -> Iterator[Parcel]:
 
 
 def _read_held(work: Work) -> Iterator[Parcel]:
-    waiting = Held(work.held, work.plan, records_schema(work.plan), now=work.now, days=work.feed.held_days)
+    waiting = Held(work.held, work.feed, work.source, work.plan, records_schema(work.plan), now=work.now)
     for place, rows in enumerate(parcels.collected(_without_addresses(work, waiting.batches()))):
         yield from parcels.parted(rows, parcels.shares_of(rows["id"], work.shares), SUSPECTS, place)
-    yield parcels.account(Read(HELD, waiting.count, _hidden(work, waiting.expired)))
+    yield parcels.account(Read(HELD, waiting.count, _hidden(work, waiting.left_out)))
 
 
 def _without_addresses(work: Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -197,8 +197,6 @@ def _of_records(work: Work, engine: ShareEngine) -> Iterator[tuple[int, Load]]:
 
 def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
     """In the order of `reconcile.join`."""
-    superseded = engine.superseded(1 << FILE_BITS) if work.held_count else np.empty(0, np.int64)
-    engine.drop(superseded)
     lost = None
     if isinstance(engine, ChangesShare) and work.before:
         lost = engine.lose(work.before, work.opt_outs, told=work.feed.optout_removals)
@@ -207,6 +205,8 @@ def _judged(work: Work, engine: ShareEngine) -> Iterator[Parcel]:
         of_hashes = engine.take_opted_out_hashes(work.hash_opt_outs.dpid, work.hash_opt_outs.tokens)
         gone = np.concatenate([gone, of_hashes])
     faults = _hidden(work, engine.take_faults(engine.suspects))
+    superseded = engine.superseded(1 << FILE_BITS) if work.held_count else np.empty(0, np.int64)
+    engine.drop(superseded)
     items = engine.items_left_out(engine.suspects)
     yield parcels.account(Judged(len(superseded), gone, faults, items, engine.count(), engine.mappings, lost))
 
@@ -257,7 +257,8 @@ def _write_held(work: Work, engine: ShareEngine, waiting: Ints, folder: Path | N
     )
     numbers = pa.array(np.arange(len(since), dtype=np.int64))
     path = folder / HELD_PART if folder else None
-    return engine.write_held(waiting, pa.table({"seq": numbers, "since": since}), work.now, path)
+    told = held.metadata(work.source, work.plan)
+    return engine.write_held(waiting, pa.table({"seq": numbers, "since": since}), work.now, path, told)
 
 
 def _writer(work: Work, stack: ExitStack) -> "_Attempt | None":

@@ -18,6 +18,7 @@ from reconcile.lock import exclusive
 from reconcile.progress import Meter
 from reconcile.redeliver import Redelivery
 from reconcile.shipment import Account
+from reconcile.state import FeedState
 from tests.reconcile.samples import DPID, NOW_SECONDS, SIGNALS, World, uuid
 
 RUN = f"{NOW_SECONDS}-daily"
@@ -305,6 +306,37 @@ def test_a_file_of_several_data_sources_counts_and_one_of_another_does_not(waiti
     syncfile.sync_file(waiting.settings, ["shop", "crm"], destination="local", meter=Meter(), now=now)
     waiting.now += 1000
     assert len(waiting.run().settled) == 1
+
+
+def test_files_wait_for_the_ids_that_stand_in_them(waiting: World) -> None:
+    """Customers are known by the IDs of another data source there."""
+    waiting.feed = waiting.feed.replace("diagnose", 'user_id = "shop"\ndiagnose', 1)
+    waiting.feed += '[[data_sources]]\nname = "shop"\ndpid = 9\n'
+    waiting.sync(("s1", uuid(1)), dpid=9)
+    send_mappings(waiting)
+    with pytest.raises(RunHeldBack, match="1 mapping of shop was in none"):
+        waiting.run()
+    waiting.now += 1000
+    now: Callable[[], int] = lambda: waiting.now  # noqa: E731
+    syncfile.sync_file(waiting.settings, ["shop"], destination="local", meter=Meter(), now=now)
+    assert len(waiting.run().settled) == 1
+
+
+def test_what_the_beta_environment_was_told_does_not_count(waiting: World) -> None:
+    """ID-sync files may go another way than the data, but not to others."""
+    for name, more in (("trial", 'environment = "beta"\n'), ("other", "")):
+        waiting.feed += f'[[destinations]]\nname = "{name}"\nkind = "s3"\nbucket = "inbound"\n{more}'
+    send_mappings(waiting)
+    waiting.now += 1000
+
+    def told(name: str) -> Path:
+        return FeedState(waiting.state, syncfile.feed_name([DPID], name)).sent
+
+    told("local").rename(told("trial"))
+    with pytest.raises(RunHeldBack, match="2 mappings of crm were in none"):
+        waiting.run()
+    told("trial").rename(told("other"))
+    assert waiting.run().settled == [f"{NOW_SECONDS + 1}-daily"]
 
 
 def test_an_opt_out_meanwhile_withdraws_what_waits(waiting: World) -> None:

@@ -96,7 +96,7 @@ def test_every_mapping_is_a_line(scene: Scene) -> None:
         f"adobe_id_0_12345_{NOW_SECONDS}.sync.gz": [line(1, "c1"), line(2, "007"), line(2, "Zoë b"), line(3, "c1")]
     }
     assert (summary.status, summary.mappings, summary.new, summary.known, summary.lines) == ("delivered", 4, 4, 0, 4)
-    assert (summary.feed, summary.dpids) == ("id-sync@12345", [12345])
+    assert (summary.feed, summary.dpids) == ("id-sync@12345@local", [12345])
 
 
 def test_the_file_may_be_plain(scene: Scene) -> None:
@@ -283,7 +283,7 @@ def test_a_frozen_file_is_delivered_once_under_its_name(
     scene.sync(("c2", uuid(2)))
     scene.now += 1000
     summary = scene.send()
-    assert summary.settled == [f"{NOW_SECONDS}-id-sync@12345"]
+    assert summary.settled == [f"{NOW_SECONDS}-id-sync@12345@local"]
     delivered = {path.name: path.read_bytes() for path in scene.delivered.iterdir()}
     assert delivered.items() >= frozen.items()
     assert list(scene.sent().values()) == [[line(1, "c1")], [line(2, "c2")]]
@@ -312,10 +312,19 @@ def test_what_was_frozen_for_a_destination_goes_there(scene: Scene, monkeypatch:
         patch.setattr(DirectoryDelivery, "deliver", kill)
         with pytest.raises(Killed):
             scene.send()
-    scene.sync(("c2", uuid(2)))
     scene.send(destination="second")
-    assert list(scene.sent().values()) == [[line(1, "c1")]]
-    assert [content(path) for path in (scene.folder / "second").iterdir()] == [line(2, "c2") + "\n"]
+    assert not list(scene.delivered.glob("*"))
+    assert scene.send().settled == [f"{NOW_SECONDS}-id-sync@12345@local"]
+    for folder in (scene.delivered, scene.folder / "second"):
+        assert [content(path) for path in folder.iterdir()] == [line(1, "c1") + "\n"]
+
+
+def test_each_destination_is_told_what_is_new_to_it(scene: Scene) -> None:
+    scene.extra = '[[destinations]]\nname = "second"\nkind = "directory"\npath = "second"\n'
+    scene.sync(("c1", uuid(1)))
+    assert scene.send(destination="second").new == 1
+    assert scene.send().new == 1
+    assert [scene.send(destination=name).status for name in ("second", "local")] == ["nothing-to-do"] * 2
 
 
 def test_an_opt_out_before_the_offer_withdraws_the_file(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +335,7 @@ def test_an_opt_out_before_the_offer_withdraws_the_file(scene: Scene, monkeypatc
             scene.send()
     scene.opt_out("c1")
     summary = scene.send()
-    assert summary.withdrawn == [f"{NOW_SECONDS}-id-sync@12345"]
+    assert summary.withdrawn == [f"{NOW_SECONDS}-id-sync@12345@local"]
     assert list(scene.sent().values()) == [[line(2, "c2")]]
 
 
@@ -353,7 +362,7 @@ def test_a_store_that_is_away_leaves_nothing_behind(scene: Scene, monkeypatch: p
 
 
 def test_one_job_at_a_time(scene: Scene) -> None:
-    state = FeedState(scene.state, feed_name([12345]))
+    state = FeedState(scene.state, feed_name([12345], "local"))
     with exclusive(state.lock, "sync"), pytest.raises(RunLocked):
         scene.send()
 
@@ -387,26 +396,27 @@ def test_erasing_somebody_reaches_what_is_kept_of_id_sync_files(scene: Scene) ->
     erasure.erase(scene.settings, sought, 0)
     for path, data in scene.everything():
         assert uuid(1).encode() not in data, path
-    kept = parquet.read_table(FeedState(scene.state, feed_name([12345])).sent)
+    kept = parquet.read_table(FeedState(scene.state, feed_name([12345], "local")).sent)
     assert kept.column("customer_id").to_pylist() == ["c2"]
 
 
 def test_what_was_sent_is_kept_for_a_time(scene: Scene) -> None:
     scene.sync(("c1", uuid(1)))
     scene.send()
-    state = FeedState(scene.state, feed_name([12345]))
+    state = FeedState(scene.state, feed_name([12345], "local"))
     kept = parquet.read_schema(state.sent)
     assert kept.names == ["customer_id", "high", "low", "dpid", "seen"]
     assert kept.types == [pa.string(), pa.uint64(), pa.uint64(), pa.int64(), pa.int64()]
     retention.sweep(scene.settings, scene.now + 364 * DAY)
     assert state.sent.exists()
     purged, _ = retention.sweep(scene.settings, scene.now + 366 * DAY)
-    assert (purged["id-sync@12345"].sent, state.sent.exists()) == (1, False)
+    assert (purged["id-sync@12345@local"].sent, state.sent.exists()) == (1, False)
 
 
 def test_names_of_what_is_kept() -> None:
-    assert feed_name([777, 12345]) == feed_name([12345, 777]) == "id-sync@777_12345"
-    assert syncfile.dpids_of("id-sync@777_12345") == {777, 12345}
+    name = "id-sync@777_12345@a.b-c"
+    assert feed_name([777, 12345], "a.b-c") == feed_name([12345, 777], "a.b-c") == name
+    assert (set(syncfile.dpids_of(name)), syncfile.destination_of(name)) == ({777, 12345}, "a.b-c")
     assert syncfile.dpids_of("crm-daily") == frozenset()
 
 
