@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -44,14 +44,15 @@ def parse(text: str, *, environ: Mapping[str, str], base: Path, source: str = "c
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, [f"not valid TOML: {error}"]) from None
     faults = list(_secret_faults(raw))
-    faults += _apply_environment(raw, environ)
+    origins: dict[str, str] = {}
+    faults += _apply_environment(raw, environ, origins)
     raw.setdefault("reconcile", {})
     settings = None
     try:
         settings = Settings.model_validate(raw, context={"base": base})
     except ValidationError as error:
-        faults += [_describe(fault, raw) for fault in error.errors()]
-    faults += _cross_faults(raw)
+        faults += [_with_origin(_describe(fault, raw), origins) for fault in error.errors()]
+    faults += [_with_origin(fault, origins) for fault in _cross_faults(raw)]
     if settings is None or faults:
         raise ConfigError(source, faults)
     return settings
@@ -65,8 +66,10 @@ def mask(text: str) -> str:
 # --- overrides -------------------------------------------------------------------------------------------------------
 
 
-def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str], origins: dict[str, str]) -> Iterator[str]:
     """Put IDSYNC_A__B values into `raw`; yields a fault for each variable that fits nowhere.
+
+    `origins` takes the variable of each key that was set.
 
     Members of lists of tables are reached by name or number: IDSYNC_DESTINATIONS__AAM__BUCKET, IDSYNC_FEEDS__0__TARGET.
     Variables of one part that are no setting are passed over: Kubernetes puts IDSYNC_PORT and the like into the
@@ -79,33 +82,43 @@ def _apply_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> Itera
         if len(parts) == 1 and parts[0] not in Settings.model_fields:
             continue
         try:
-            table = _descend(raw, parts[:-1])
+            table, location = _descend(raw, parts[:-1])
         except LookupError as error:
             yield f"${variable}: {error.args[0]}"
             continue
         table[parts[-1]] = _override_value(environ[variable])
+        origins[_dotted([*location, parts[-1]])] = variable
 
 
-def _descend(table: dict[str, Any], parts: list[str]) -> dict[str, Any]:
+def _descend(table: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], list[str | int]]:
+    """The table that `parts` lead to, and where it is."""
+    location: list[str | int] = []
     for depth, part in enumerate(parts):
         if isinstance(table, list):
-            table = _list_member(table, part)
+            index = _list_member(table, part)
+            table = table[index]
+            location.append(index)
             continue
         if depth == 0 and part not in Settings.model_fields:
             raise LookupError(f'there is no table "{part}"{_did_you_mean(part, Settings.model_fields)}')
-        table = table.setdefault(part, {})
+        is_list = depth == 0 and get_origin(Settings.model_fields[part].annotation) is tuple
+        table = table.setdefault(part, [] if is_list else {})
+        location.append(part)
         if not isinstance(table, dict | list):
             raise LookupError(f'"{part}" is a value, not a table')
     if isinstance(table, list):
         raise LookupError("names a list: add the member's name and key, as in IDSYNC_DESTINATIONS__AAM__BUCKET")
-    return table
+    return table, location
 
 
-def _list_member(tables: list[Any], part: str) -> dict[str, Any]:
-    for index, member in enumerate(tables):
-        if isinstance(member, dict) and part in {str(index), _slug(str(member.get("name", "")))}:
-            return member
-    raise LookupError(f'no member is called "{part}"')
+def _list_member(tables: list[Any], part: str) -> int:
+    names = {
+        index: _slug(str(table.get("name", index))) for index, table in enumerate(tables) if isinstance(table, dict)
+    }
+    for index, name in names.items():
+        if part in {str(index), name}:
+            return index
+    raise LookupError(f'no member is called "{part}"{_did_you_mean(part, set(names.values()))}')
 
 
 def _slug(name: str) -> str:
@@ -142,20 +155,33 @@ def _describe(fault: Any, raw: dict[str, Any]) -> str:
     """One line for one pydantic error: key, value, what is wrong."""
     location = [part for part in fault["loc"] if not _is_union_tag(part, fault["loc"])]
     key = _dotted(location)
-    if location and location[-1] in _SECRETS:
-        return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
     kind, value = fault["type"], fault["input"]
+    shown = key if location and location[-1] in _SECRETS else f"{key} = {_show(value)}"
     if kind == "missing":
         return f"{key}: missing"
     if kind == "extra_forbidden":
-        return f"{key} = {_show(value)}: unknown key{_did_you_mean(str(location[-1]), _known_keys(location[:-1], raw))}"
+        return f"{shown}: unknown key{_did_you_mean(str(location[-1]), _known_keys(location[:-1], raw))}"
     if kind == "union_tag_not_found":
         return f"{key}.kind: missing; use {_KINDS}"
     if kind == "union_tag_invalid":
         tag = value.get("kind") if isinstance(value, dict) else value
         return f"{key}.kind = {_show(tag)}: must be {_KINDS}"
+    if kind == "tuple_type":
+        return f"{shown}: must be a list, {_written(location, value)}"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{key} = {_show(value)}: {message}"
+    return f"{shown}: {message}"
+
+
+def _written(location: list[Any], value: object) -> str:
+    if len(location) == 1 or isinstance(value, dict):  # the lists outside of tables are all of tables
+        return f"one table for each member, headed [[{'.'.join(part for part in location if isinstance(part, str))}]]"
+    return 'written as ["a", "b"], or with numbers as [1, 2]'
+
+
+def _with_origin(fault: str, origins: Mapping[str, str]) -> str:
+    """A fault of a value from the environment names its variable: the file may hold another value, or none."""
+    keys = [key for key in origins if fault.startswith(tuple(key + end for end in (" ", ":", ".", "[")))]
+    return f"${origins[max(keys, key=len)]}: {fault}" if keys else fault
 
 
 def _is_union_tag(part: object, location: tuple[object, ...]) -> bool:
@@ -178,6 +204,8 @@ def _show(value: object) -> str:
 
 
 def _did_you_mean(word: str, known: Mapping[str, Any] | set[str]) -> str:
+    if not known:
+        return "; there is none"
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(sorted(known))}"
 

@@ -16,6 +16,7 @@ from idsync.settings.values import (
     SignalKey,
     Table,
     TraitId,
+    checked_trait,
     glob_beside_config,
 )
 
@@ -111,7 +112,7 @@ def _constant_trait(given: Any) -> Any:
         return given.removeprefix("ic=")
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise ValueError('must be a trait ID, such as 24, or "ic=" and an integration code')
-    return given
+    return checked_trait(given)
 
 
 def _with_constants(empty_overwrite: bool, info: ValidationInfo) -> bool:
@@ -150,13 +151,18 @@ def _quote(sign: str, info: ValidationInfo) -> str:
 
 
 def _encoding(name: str) -> str:
-    """Any that Python knows for text."""
+    """Any that Python knows for text, but not those that stop at the first bad byte (idna, punycode), which is to cost
+    its record alone, nor those that know escapes (unicode_escape): a backslash in a file means itself.
+    """
     try:
-        known = name == "auto" or "a;\n".encode(name).decode(name) == "a;\n"
+        known = name == "auto" or (
+            "a;\n".encode(name).decode(name) == "a;\n"
+            and "\n" not in rb"\u000a".decode(name, "backslashreplace")  # stands for any that is not `strict`
+        )
     except (LookupError, UnicodeError):
         known = False
     if not known:
-        raise ValueError('must be "auto" or the name of an encoding, such as cp1252, latin-1 or utf-16')
+        raise ValueError('must be "auto" or the name of an encoding of files, such as cp1252, latin-1 or utf-16')
     return name
 
 

@@ -27,7 +27,16 @@ ConfigPath = Annotated[Path, AfterValidator(beside_config)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:]+)$")]
 Dpid = Annotated[int, Field(ge=1, le=9_999_999_999)]
-TraitId = Annotated[int, Field(ge=1)]
+MAX_TRAIT_DIGITS = 18  # as in columns of traits: more may be more than 64 bits hold
+
+
+def checked_trait(trait: int) -> int:
+    if trait >= 10**MAX_TRAIT_DIGITS:
+        raise ValueError(f"must have at most {MAX_TRAIT_DIGITS} digits")
+    return trait
+
+
+TraitId = Annotated[int, Field(ge=1), AfterValidator(checked_trait)]
 Column = Annotated[str, Field(min_length=1)]
 Columns = Annotated[
     tuple[Column, ...], Field(min_length=1), BeforeValidator(lambda given: [given] if isinstance(given, str) else given)

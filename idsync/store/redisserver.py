@@ -16,6 +16,7 @@ from redis.exceptions import (
     MovedError,
     NoScriptError,
     RedisError,
+    ResponseError,
     TimeoutError,
 )
 from redis.retry import Retry
@@ -27,6 +28,7 @@ from idsync.store.connections import Address, Command, Nodes, Patience, Tls, Too
 
 META = "ids:meta"  # hash: the number of buckets, for ever
 _CHECK = "ids:check"
+_NO_SUCH_DATABASE = ("DB index", "SELECT is not allowed")  # which it will not get by waiting
 
 _T = TypeVar("_T")
 
@@ -98,6 +100,14 @@ class RedisServer:
         except TooFewReplicas as error:
             raise StoreUnavailable(
                 f"store {self._shown}: {error}", mend="see that the replicas run and keep up; then try again"
+            ) from None
+        except ResponseError as error:
+            if not any(refusal in str(error) for refusal in _NO_SUCH_DATABASE):
+                raise self._unavailable(error) from None
+            raise StoreMisconfigured(
+                f"store {self._shown}: {error}",
+                mend="let store.url end in a database that this Redis has: /0 to /15, or as its setting databases says;"
+                " in a cluster /0 alone",
             ) from None
         except (RedisError, OSError) as error:
             raise self._unavailable(error) from None

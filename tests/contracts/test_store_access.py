@@ -10,7 +10,7 @@ import pytest
 from idsync import config
 from idsync.errors import ConfigError, StoreMisconfigured, StoreUnavailable
 from tests.contracts.stores import NOW, Kind, rows, sync, uuid
-from tests.servers import free_port, redis_server, wait_until
+from tests.servers import RedisServer, free_port, redis_server, wait_until
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,15 @@ def test_a_wrong_password_is_told_without_showing_it(tmp_path: Path) -> None:
             assert "staple" not in str(caught.value)
             assert "password" in caught.value.mend
             store.close()
+
+
+def test_a_database_that_the_server_has_not_is_told_as_what_never_passes(shared_redis: RedisServer) -> None:
+    store = Kind(shared_redis.url.removesuffix("/0") + "/99").open()
+    for operation in (store.check, lambda: store.record([sync("c1", 1)])):
+        with pytest.raises(StoreMisconfigured, match=r"/99: .*DB index") as caught:
+            operation()
+        assert "/0 to /15" in caught.value.mend
+    store.close()
 
 
 @pytest.mark.parametrize("url", ["redis://me:sec/ret@127.0.0.1:1/0", "redis://me:secret@127.0.0.1:port/0"])

@@ -7,6 +7,7 @@ import pytest
 from idsync import config, ids
 from idsync.errors import ConfigError
 from idsync.settings import S3Destination, Settings
+from reconcile import lines
 
 GOOD = """
 partner = "acme"
@@ -97,7 +98,22 @@ def test_all_faults_are_told_at_once() -> None:
         ('signals = ["gender"]', "", "sends nothing"),
         ('signals = ["gender"]', 'signals = ["a\\"b"]', "feeds[0].signals[0]"),
         ('signals = ["gender"]', 'signals = ["customer_id"]', "an ID is never sent as data"),
-        ('signals = ["gender"]', 'signals = "gender"', "feeds[0].signals"),
+        (
+            'signals = ["gender"]',
+            'signals = "gender"',
+            'feeds[0].signals = "gender": must be a list, written as ["a", "b"], or with numbers as [1, 2]',
+        ),
+        ("[[feeds]]", "[feeds]", "feeds = {…}: must be a list, one table for each member, headed [[feeds]]"),
+        (
+            'signals = ["gender"]',
+            "constant_traits = [24, 1000000000000000000]",
+            "feeds[0].constant_traits[1] = 1000000000000000000: must have at most 18 digits",
+        ),
+        (
+            'signals = ["gender"]',
+            'rules = [{ column = "a", present = true, trait = 1000000000000000000 }]',
+            "feeds[0].rules[0].trait = 1000000000000000000: must have at most 18 digits",
+        ),
         ('id_column = "customer_id"', 'id_column = "customer_id"\nunmatched = "emit"', "have no UUID"),
         ('id_column = "customer_id"', 'id_column = "customer_id"\ncompression = "pgp"', "needs the table [pgp]"),
         ('id_column = "customer_id"', 'id_column = "customer_id"\nmax_rejected = 2', "less than or equal to 1"),
@@ -208,10 +224,56 @@ def test_overrides_that_fit_nowhere_are_faults_but_not_what_kubernetes_sets() ->
         IDSYNC_PORT="tcp://10.0.0.1:80",
         IDSYNC_SERVICE_HOST="10.0.0.1",
     )
-    assert found[0] == '$IDSYNC_DESTINATIONS__NOBODY__BUCKET: no member is called "nobody"'
+    assert found[0] == '$IDSYNC_DESTINATIONS__NOBODY__BUCKET: no member is called "nobody"; known here: aam_1, local'
     assert found[1] == '$IDSYNC_ENDPONT__BIND: there is no table "endpont"; did you mean "endpoint"?'
     assert any('"partner" is a value' in fault for fault in found)
     assert any('store.ulr = "x": unknown key; did you mean "url"?' in fault for fault in found)
+
+
+def test_a_variable_of_a_member_where_there_is_none() -> None:
+    text = GOOD[: GOOD.index("[[feeds]]")]
+    assert faults(text, IDSYNC_FEEDS__DAILY__TARGET="21") == [
+        '$IDSYNC_FEEDS__DAILY__TARGET: no member is called "daily"; there is none'
+    ]
+
+
+def test_a_fault_of_a_value_from_the_environment_names_its_variable() -> None:
+    found = faults(
+        IDSYNC_STORE__BUCKETS="many",
+        IDSYNC_FEEDS__CRM_DAILY__SIGNALS="gender",
+        IDSYNC_FEEDS__CRM_DAILY__CONSTANT_TRAITS="[24, 1000000000000000000]",
+        IDSYNC_FEEDS__0__DESTINATION="nowhere",
+        IDSYNC_ENDPOINT="{ bind = 1, cookie_nam = 'a' }",
+        IDSYNC_ENDPOINT__BIND="[]",
+    )
+    assert found == [
+        '$IDSYNC_STORE__BUCKETS: store.buckets = "many": must be a valid integer, unable to parse string as an integer',
+        "$IDSYNC_ENDPOINT__BIND: endpoint.bind = []: must be a valid string",
+        '$IDSYNC_ENDPOINT: endpoint.cookie_nam = "a": unknown key; did you mean "cookie_name"?',
+        '$IDSYNC_FEEDS__CRM_DAILY__SIGNALS: feeds[0].signals = "gender": must be a list, written as ["a", "b"], or with'
+        " numbers as [1, 2]",
+        "$IDSYNC_FEEDS__CRM_DAILY__CONSTANT_TRAITS: feeds[0].constant_traits[1] = 1000000000000000000: must have at"
+        " most 18 digits",
+        '$IDSYNC_FEEDS__0__DESTINATION: feeds[0].destination = "nowhere": no such destination; known here: aam-1,'
+        " local",
+    ]
+
+
+def test_a_fault_of_a_key_with_a_like_name_is_not_the_variables() -> None:
+    text = GOOD.replace("[privacy]", "[reconcile]\nstate_dir_ = 1\n[privacy]")
+    (fault,) = faults(text, IDSYNC_RECONCILE__STATE_DIR="var")
+    assert fault.startswith("reconcile.state_dir_ = 1: unknown key")
+
+
+def test_the_longest_trait_passes() -> None:
+    text = GOOD.replace('signals = ["gender"]', f"constant_traits = [{'9' * lines.MAX_TRAIT_DIGITS}]")
+    assert parse(text).feeds[0].constant_traits == (10**lines.MAX_TRAIT_DIGITS - 1,)
+
+
+def test_a_password_that_has_no_use_is_an_unknown_key_and_not_shown() -> None:
+    assert faults(IDSYNC_DESTINATIONS__LOCAL__PASSWORD="hush") == [
+        "$IDSYNC_DESTINATIONS__LOCAL__PASSWORD: destinations[0].password: unknown key; known here: kind, name, path"
+    ]
 
 
 def test_no_fault_shows_a_password() -> None:
