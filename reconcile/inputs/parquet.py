@@ -4,7 +4,7 @@
 |---|---|
 | integers, signed or not | all digits |
 | decimals | with all digits of their scale: 7.00 |
-| floating point | the fewest digits that make the same number: 1, 0.1; empty for NaN, the sign of what is missing |
+| floating point | the fewest digits that make the same number: 1, 0.1, inf; empty for NaN: it is missing |
 | booleans | true, false |
 | dates, times | 2026-01-31, 23:59:59.5 |
 | timestamps | 2026-01-31T23:59:59.5, with a Z where they have a time zone, and then in UTC |
@@ -13,7 +13,8 @@
 | lists of these | joined by commas, nulls left out |
 | null | empty |
 
-No number has an exponent. A name is that of a column, or else a path to a field of a struct: `user.id`.
+No number has an exponent. A date or time that the calendar does not reach has a text that can't be sent. A name is that
+of a column, or else a path to a field of a struct: `user.id`.
 """
 
 import uuid
@@ -30,18 +31,26 @@ from reconcile.inputs.chunk import Chunk, as_text
 from reconcile.inputs.layout import Layout
 
 BATCH_ROWS = 100_000
+# Its control character makes it the fault of its record, be it an ID, a signal, a trait or an e-mail address.
+_OUT_OF_RANGE = "\x1aout of range"
+_WHOLE_HALF = 2048  # from here on, half precision has whole numbers only
 
 
 def read(path: Path, layout: Layout, columns: Sequence[str]) -> Iterator[Chunk]:
     """The rows in order; an ordinal is the row's number from 0. Raises ValueError for columns that can't be read."""
     with arrow_parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
-        fields = {name: kind for column in schema for name, kind in _fields(column.name, column.type)}
-        fields |= {column.name: column.type for column in schema}  # a column outweighs a path that reads alike
-        repeated = [name for name in schema.names if schema.names.count(name) > 1]
-        names = layout.find(columns, [*fields, *repeated], header=False)
-        if pa.types.is_floating(fields[names[0]]):
-            raise ValueError(f'the column "{names[0]}" is {fields[names[0]]}, which can\'t hold IDs exactly')
+        tops = set(schema.names)
+        fields = [
+            (name, kind)
+            for column in schema
+            for name, kind in _fields(column.name, column.type)
+            if name == column.name or name not in tops  # a column outweighs a path that reads alike
+        ]
+        names = layout.find(columns, [name for name, _ in fields], header=False)
+        kind = dict(fields)[names[0]]
+        if pa.types.is_floating(_innermost(kind)):
+            raise ValueError(f'the column "{names[0]}" is {kind}, which can\'t hold IDs exactly')
         start = 0
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(dict.fromkeys(names))):
             ordinals = np.arange(start, start + len(batch), dtype=np.int64)
@@ -55,6 +64,13 @@ def _fields(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _fields(f"{name}.{field.name}", field.type)
+
+
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    """Of what the text of a list is made."""
+    while isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType | pa.DictionaryType):
+        kind = kind.value_type
+    return kind
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -96,23 +112,42 @@ def _text(values: pa.Array) -> pa.Array:
     if types.is_decimal(kind):
         texts = _positional(values.cast(pa.string()))
     elif types.is_floating(kind):
-        numbers = values.cast(pa.float32()) if types.is_float16(kind) else values
+        numbers = _doubles(values) if types.is_float16(kind) else values
         texts = _positional(pc.if_else(pc.is_nan(numbers), pa.scalar(None, numbers.type), numbers).cast(pa.string()))
     elif types.is_timestamp(kind):
-        texts = (values.cast(pa.timestamp(kind.unit, "UTC")) if kind.tz else values).cast(pa.string())
-        texts = _short(pc.replace_substring(texts, " ", "T"))
+        texts = values.view(pa.timestamp(kind.unit)).cast(pa.string())  # with a time zone arrow does not tell the range
+        texts = pc.binary_join_element_wise(texts, "Z", "") if kind.tz else texts
+        texts = _in_range(_short(pc.replace_substring(texts, " ", "T")))
     elif types.is_time(kind):
-        texts = _short(values.cast(pa.string()))
+        texts = _in_range(_short(values.cast(pa.string())))
+    elif types.is_date(kind):
+        texts = _in_range(values.cast(pa.string()))
     else:
         texts = values.cast(pa.string())
     return texts.cast(pa.binary())
 
 
 def _positional(numbers: pa.Array) -> pa.Array:
-    """Without exponents."""
-    if not pc.any(pc.match_substring(numbers, "e", ignore_case=True)).as_py():
+    """Without exponents. What has none stays as it is, whatever stands beside it."""
+    exponents = pc.match_substring(numbers, "e", ignore_case=True)
+    if not pc.any(exponents).as_py():
         return numbers
-    return pa.array([text and f"{Decimal(text):f}" for text in numbers.to_pylist()], pa.string())
+    texts = [f"{Decimal(text):f}" for text in numbers.filter(exponents).to_pylist()]
+    return pc.replace_with_mask(numbers, exponents, pa.array(texts, pa.string()))
+
+
+def _doubles(halves: pa.Array) -> pa.Array:
+    """Doubles that have the text of half-precision numbers, for which arrow has only that of single precision. Nulls
+    become NaN. Whole numbers keep all digits.
+    """
+    numbers = halves.to_numpy(zero_copy_only=False)
+    return pa.array(np.where(np.abs(numbers) < _WHOLE_HALF, numbers.astype(str).astype(np.float64), numbers))
+
+
+def _in_range(times: pa.Array) -> pa.Array:
+    """Where arrow could not write a date or time, and told so in its place, a text that can't be sent."""
+    faults = pc.starts_with(times, "<")
+    return pc.if_else(faults, _OUT_OF_RANGE, times) if pc.any(faults).as_py() else times
 
 
 def _short(times: pa.Array) -> pa.Array:
