@@ -35,7 +35,8 @@ MIN_IDS = 2  # of a line of an ID-sync file
 
 _UNSENDABLE = re.compile(UNSENDABLE)
 _UNSENDABLE_ID = re.compile(r"[\x00-\x1f\x7f]| $")
-_EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+")
+_SPECIAL = r'@\s<>()\[\]:;,\\"'  # what an address holds in a quoted local part alone; @ and blanks not even there
+_EMAIL = re.compile(rf'(?:[^{_SPECIAL}]+|"(?:[^@\s"\\]|\\[^@\s])+")@[^{_SPECIAL}.]+(?:\.[^{_SPECIAL}.]+)+')
 _ITEM = re.compile(
     r"d_sid=(?P<add>[0-9]+)"
     r"|d_unsid=(?P<remove>[0-9]+)"
@@ -175,10 +176,11 @@ def render_id_sync(ids: Sequence[str]) -> str:
 def email_hash(address: str) -> str:
     """SHA-256 of the address, trimmed and in lower case, as 64 hex digits in lower case; no salt.
 
-    Raises ValueError, which does not quote it, for what is no e-mail address: a hash hides any mistake.
+    Raises ValueError, which does not quote it, for what is no e-mail address: a hash hides any mistake. An invisible
+    character is one, at the ends too: which address was meant is not for us to guess.
     """
     plain = address.strip().lower()
-    if not _EMAIL.fullmatch(plain):
+    if not plain.isprintable() or not _EMAIL.fullmatch(plain):
         raise ValueError("not an e-mail address")
     return hashlib.sha256(plain.encode()).hexdigest()
 

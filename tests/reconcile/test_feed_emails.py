@@ -119,6 +119,15 @@ def test_what_can_not_be_sent_is_rejected(tmp_path: Path) -> None:
     assert_valid(made)
 
 
+def test_addresses_that_could_match_nobody_are_rejected_not_mended(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    bad = ["a@b.de\u200b", "\u200ba@b.de", "a\u00adb@c.de", "\u200b", "<a@b.de>", "a@b.de;", "a b@c.de"]
+    made.put("1.csv", [("c", address) for address in [*bad, "a+b@c.de", "o'neil@c.de"]], HEADER)
+    summary = made.run()
+    assert (summary.matched, summary.reasons) == (2, {"email-invalid": len(bad)})
+    assert made.lines() == [f"c\t{sha(address)}\n" for address in ("a+b@c.de", "o'neil@c.de")]
+
+
 def test_no_address_is_left_anywhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = world(tmp_path)
     rows = [(f"c{number}", f"person{number}@example.com") for number in range(50)]

@@ -1,5 +1,6 @@
 """Data lines: what is rendered parses back, what Audience Manager would drop is refused."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -107,6 +108,41 @@ def test_packing_keeps_every_item_in_order_on_lines_that_fit(user: str, sizes: l
     for line, following in itertools.pairwise(packed):
         first = following.rstrip("\n").partition("\t")[2].split(",")[0]
         assert len(line.encode()) + 1 + len(first.encode()) > MAX_LINE_BYTES
+
+
+INVISIBLE = ["\u200b", "\ufeff", "\u00ad", "\u2060", "\u200e", "\u202c", "\x00", "\x7f"]
+
+
+@pytest.mark.parametrize("sign", INVISIBLE)
+@pytest.mark.parametrize("address", ["{}a@b.de", "a@b.de{}", "a{}b@c.de", "a@b{}c.de", '"a{}b"@c.de', " {} a@b.de"])
+def test_an_address_with_an_invisible_character_is_none(address: str, sign: str) -> None:
+    with pytest.raises(ValueError, match=r"^not an e-mail address$"):
+        lines.email_hash(address.format(sign))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("<a@b.de>", "jane<a@b.de>", '"jane"<a@b.de>', "mailto:a@b.de", "a@b.de,", "a@b.de;", "a@b.de(work)"),
+        *("a@[192.0.2.1]", "[a]@b.de", "a\\b@c.de", 'a"b@c.de', '"a@b.de"', '"a"b"@c.de', '"@c.de', '""@c.de'),
+        *('"a\\"@c.de', 'a@"b".de', "a@b,de.de", "a @b.de", "a@ b.de", "a\u00a0b@c.de", '"a b"@c.de'),
+    ],
+)
+def test_an_address_with_a_sign_that_must_be_quoted_is_none(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^not an e-mail address$"):
+        lines.email_hash(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("jane+news@example.com", "o'neil@example.com", "a.b_c-d!#$%&*/=?^`{|}~@example.co.uk", "jörg@bücher.example"),
+        *("用户@例子.广告", "δοκιμή@παράδειγμα.δοκιμή", "e\u0301@example.com", '"a,b:c;d<e>(f)[g]"@example.com'),
+        *('"a\\"b\\\\"@example.com', '"jane..doe"@example.com', "\u00a0jane@example.com\u2003"),
+    ],
+)
+def test_a_legal_address_is_hashed_as_it_is(address: str) -> None:
+    assert lines.email_hash(address) == hashlib.sha256(address.strip().encode()).hexdigest()
 
 
 def test_an_item_that_fits_no_line_is_an_error() -> None:
