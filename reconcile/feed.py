@@ -11,6 +11,7 @@ from reconcile import conflicts
 from reconcile.conflicts import Policy
 from reconcile.names import FileName, IdSyncName, InboundName, Suffix
 
+BYTE_ORDER_MARK = "id-byte-order-mark"
 USER_IDS = ("uuid", "customer-id")  # anything else names a data source
 
 _SUFFIXES: dict[str, Suffix] = {"none": "", "gzip": "gz", "pgp": "gpg"}
@@ -135,7 +136,7 @@ def plan(feed: Feed, source: DataSource, sources: Iterable[DataSource] = ()) -> 
             by_uuid=False,
             every_device=False,
             emit_unmatched=False,
-            id_rules=source.id_rules,
+            id_rules=_as_in_file(source.id_rules, source.dpid),
             dpid=source.dpid,
             email_dpid=by_name[feed.email_data_source].dpid,
         )
@@ -173,8 +174,15 @@ def plan(feed: Feed, source: DataSource, sources: Iterable[DataSource] = ()) -> 
 
 
 def _as_in_file(rules: IdRules, dpid: int) -> IdRules:
-    """An ID of the wrong shape for a global device data source is refused by Audience Manager, so it is never sent."""
-    return rules._replace(shape=DEVICE_ID_SHAPES[dpid]) if dpid in DEVICE_ID_SHAPES else rules
+    """An ID of the wrong shape for a global device data source is refused by Audience Manager, so it is never sent. Nor
+    is one that begins with a byte order mark: with it the first line would make a file that does.
+    """
+    checks = (*rules.checks, (BYTE_ORDER_MARK, _begins_with_mark))
+    return rules._replace(checks=checks, shape=DEVICE_ID_SHAPES.get(dpid, rules.shape))
+
+
+def _begins_with_mark(customer_id: str) -> bool:
+    return customer_id.startswith("\ufeff")
 
 
 def _constants(feed: Feed) -> tuple[tuple[str, str], ...]:

@@ -193,7 +193,7 @@ class Join:
             return []
         summary.vanished = engine.take_vanished(first)
         self._check_vanished(summary, count)
-        return engine.take_before(first, "vanished")
+        return engine.take_vanished_held(first)
 
     def _check_vanished(self, summary: Summary, count: int) -> None:
         """Refuse the run when too large a share of those who were sent something is no longer in the export."""

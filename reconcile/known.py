@@ -3,7 +3,8 @@
 What was delivered once is passed over, under whatever name: the file came twice. But not where the very file held
 something else meanwhile, since then it says so anew. A feed that sends only changes asks for more: what an export said
 once may be true again after another said something else, to the byte. There a file is known while it holds what it held
-when it was delivered. One that is new is a copy if it says what was delivered last: to read it could change nothing.
+when it was delivered. One that is new is a copy if it says what was delivered last: of customers it has no news, and
+what their new devices lack comes with the next export that differs.
 """
 
 from collections.abc import Collection, Mapping, Sequence

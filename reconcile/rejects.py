@@ -13,6 +13,7 @@ from isal import igzip
 from idsync import ids
 from reconcile import durable, lines
 from reconcile.engine.duckdb import Reject
+from reconcile.feed import BYTE_ORDER_MARK
 
 _HEADER = ("input", "line", "customer_id", "reason", "explanation")
 _ID = _HEADER.index("customer_id")
@@ -26,6 +27,7 @@ EXPLANATIONS = {
     "too-many-lines": f"the user's items need more than {lines.MAX_LINES_PER_USER} lines",
     "email-invalid": "its e-mail column holds no e-mail address",
     "too-many-emails": f"its customer has {lines.MAX_HASHES_PER_CUSTOMER} other e-mail addresses in earlier records",
+    BYTE_ORDER_MARK: "the customer ID begins with a byte order mark, which no file may",
     "id-ends-in-space": "the customer ID ends in a space, which Audience Manager may cut off",
     "too-few-columns": "the record has fewer columns than the header",
     "too-many-columns": "the record has more columns than the header",

@@ -27,13 +27,13 @@ class Sent(NamedTuple):
 def metadata(feed: Feed, source: DataSource, plan: Plan) -> dict[str, str]:
     """What another file of the same feed would have to be compared with."""
     users = f"{feed.user_id} of {plan.other.dpid}" if plan.other else feed.user_id
-    to = f"{source.dpid} as {users} to {plan.dpid}, {feed.target or 'its own traits'}"
+    to = f"{source.dpid} as {users} to {plan.dpid}, {feed.target or 'its own traits'}, by {feed.destination}"
     # a mark is made of what was said, not of what was sent of it
     return {_TO: to, _MARKS: VERSION if plan.policy == "all" else f"{VERSION}, {plan.policy}"}
 
 
 def look(path: Path, expected: Mapping[str, str]) -> Sent:
-    """What was sent to another data source, or under other IDs, says nothing of what Audience Manager has here."""
+    """What went elsewhere, to another data source or under other IDs, says nothing of what is known here."""
     if not path.exists():
         return Sent(None, marked=False)
     found = {key.decode(): value.decode() for key, value in (parquet.read_metadata(path).metadata or {}).items()}

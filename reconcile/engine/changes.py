@@ -44,6 +44,7 @@ def sent_schema(plan: Plan) -> pa.Schema:
 VERSION = f"duckdb {duckdb.__version__}"  # another may hash in another way
 _COMPRESSION = "COMPRESSION zstd, COMPRESSION_LEVEL 1"  # here as quick as snappy, and a fifth smaller
 _SAID, _BEFORE, _KEPT, _GONE = range(4)
+_IDS = "(SELECT id FROM records WHERE seq >= {})"
 
 
 class ChangesEngine(DuckEngine):
@@ -77,7 +78,7 @@ class ChangesEngine(DuckEngine):
 
     def take_vanished(self, first: int) -> int:
         """Let go of customers without a record from number `first` on; the number of rows that go."""
-        return self._take(f"customer_id NOT IN (SELECT id FROM records WHERE seq >= {first})", told=True)
+        return self._take(f"customer_id NOT IN (FROM {_IDS.format(first)})", told=True)
 
     def take_opted_out_sent(self, dpid: int, customers: Collection[str], users: Collection[str], *, told: bool) -> int:
         """Let go of these customers and users (tokens, see `store.optouts`), `told` with their traits taken away.
@@ -94,12 +95,10 @@ class ChangesEngine(DuckEngine):
                 self._con.unregister("tokens")
         return count
 
-    def take_before(self, first: int, reason: str) -> list[Reject]:
-        """Remove the records below number `first`, all for this reason."""
-        found = [
-            Reject(seq, customer_id, reason)
-            for seq, customer_id in self._rows(f"SELECT seq, id FROM records WHERE seq < {first}")
-        ]
+    def take_vanished_held(self, first: int) -> list[Reject]:
+        """Remove the records below number `first` of customers without one from there on."""
+        query = f"SELECT seq, id FROM records WHERE seq < {first} AND id NOT IN (FROM {_IDS.format(first)})"
+        found = [Reject(seq, customer_id, "vanished") for seq, customer_id in self._rows(query)]
         self.drop(np.array([reject.seq for reject in found], dtype=np.int64))
         return found
 

@@ -50,7 +50,7 @@ class ChangesShare(ShareEngine, ChangesEngine):
         if not before.complete:
             return Lost(known, forgotten, 0, [])
         vanished = self.take_vanished(first)
-        return Lost(known, forgotten, vanished, self.take_before(first, "vanished"))
+        return Lost(known, forgotten, vanished, self.take_vanished_held(first))
 
     def routed_sent(self, shares: int) -> Iterator[tuple[pa.Table, Shares]]:
         columns = ", ".join(_schema(self._plan).names)

@@ -364,12 +364,20 @@ def test_a_run_forgets_them_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["target = 21\n", "dpid = 777\n", 'user_id = "customer-id"\n'])
-def test_what_was_sent_elsewhere_says_nothing(tmp_path: Path, setting: str) -> None:
+def test_what_was_sent_to_others_says_nothing(tmp_path: Path, setting: str) -> None:
     feed = world(tmp_path)
     send(feed, ("c1", "", "", "24"))
     feed.feed += setting
     (line,) = send(feed, ("c1", "", "", "25"))
     assert line.partition("\t")[2] == "d_sid=25"
+
+
+def test_what_went_to_another_destination_says_nothing(tmp_path: Path) -> None:
+    feed = world(tmp_path)
+    send(feed, ("c1", "", "", "24"), ("c2", "", "", "26"))
+    feed.feed += '[[destinations]]\nname = "other"\nkind = "directory"\npath = "delivered"\n'
+    feed.environ = {"IDSYNC_FEEDS__0__DESTINATION": "other"}
+    assert send(feed, ("c1", "", "", "25"), ("c2", "", "", "26")) == [f"{uuid(1)}\td_sid=25", f"{uuid(2)}\td_sid=26"]
 
 
 def test_another_version_of_the_engine_sends_all_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

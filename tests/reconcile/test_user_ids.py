@@ -133,6 +133,26 @@ def test_nor_are_they_where_the_name_alone_names_a_global_data_source(tmp_path: 
         assert summary.reasons == {"device-id-shape": 1}
 
 
+@pytest.mark.parametrize("form", ["customer-id", "shop", "c2c"])
+def test_an_id_that_would_begin_a_file_with_a_byte_order_mark_is_not_sent(tmp_path: Path, form: str) -> None:
+    feed = f'user_id = "{form}"\nsignals = ["gender"]\n'
+    if form == "c2c":
+        feed = 'kind = "email-hashes"\nemail_column = "gender"\nemail_data_source = "shop"\n'
+    made = World(tmp_path, feed + 'max_rejected = 1.0\n[[data_sources]]\nname = "shop"\ndpid = 9\n')
+    made.feed += 'format = "hashed-email"\n' * (form == "c2c")
+    made.sync(("\ufeffx", uuid(1)), ("y", uuid(2)), ("z", uuid(3)))
+    if form == "shop":
+        made.sync(("\ufeffo", uuid(2)), ("o", uuid(3)), dpid=9)
+    made.put("a.csv", [(key, "z@acme.com", "", "") for key in ("\ufeffx", "y", "z")])
+    summary = made.run()
+    if form == "shop":
+        assert (summary.matched, summary.ids_left_out) == (1, {"id-byte-order-mark": 1})
+    else:
+        assert summary.reasons == {"id-byte-order-mark": 1}
+    assert {line.partition("\t")[0] for line in made.lines()} == ({"o"} if form == "shop" else {"y", "z"})
+    assert_valid(made)
+
+
 def test_changes_only(tmp_path: Path) -> None:
     made = world(tmp_path, 'devices = "all"\n', vanished="remove", optout_removals=True)
     made.put("1.csv", [("a", "f", "", "24,25"), ("b", "m", "", "24"), ("d", "", "", "26")])
