@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from idsync import ids
 from idsync.errors import IdsyncError
 from idsync.settings import DataSource, Feed, Settings
 from idsync.store import open_store
@@ -27,7 +28,7 @@ from reconcile.optouts import OptOuts
 from reconcile.progress import Meter
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
-from reconcile.why import SAMPLE_IDS, Diagnosis, diagnose, explain
+from reconcile.why import SAMPLE_IDS, Diagnosis, diagnose, explain, readings
 
 MEMORY_LIMIT = "120MB"
 
@@ -107,23 +108,22 @@ class Aftermath:
             summary.why = why
             return None
         try:
-            found = self._without_opted_out(Diagnosis.from_dict(why))
+            found = self._showable(Diagnosis.from_dict(why))
         except IdsyncError as error:  # nobody may be shown
             summary.why = {"problem": f"not told: {error.problem}"}
             return None
         summary.why = {**found.as_dict(), "sentences": explain(found)}
         return found
 
-    def _without_opted_out(self, found: Diagnosis) -> Diagnosis:
-        """Who opted out since the run looked is in no sample."""
+    def _showable(self, found: Diagnosis) -> Diagnosis:
+        """Who may not be shown, or opted out since the run looked, is in no sample."""
         with closing(open_store(self._settings.store)) as store:
             known = store.opt_outs()
-        by_name = {source.name: OptOuts(source.dpid, known) for source in self._settings.data_sources}
+        by_name = {source.name: _unshown(source, known) for source in self._settings.data_sources}
         of_records = by_name[self._source.name]
         return found.keeping(
             lambda pair, other: (
-                not of_records.holds(pair.record)
-                and not by_name.get(other or self._source.name, of_records).holds(pair.mapping)
+                not of_records(pair.record) and not by_name.get(other or self._source.name, of_records)(pair.mapping)
             )
         )
 
@@ -144,12 +144,26 @@ def report_on(
 
 
 def _hidden(settings: Settings, summary: Mapping[str, Any]) -> Callable[[str], bool] | None:
-    """Whose ID may not be shown: those who opted out. None, which is everybody, where it is not known who did."""
+    """Whose ID may not be shown. None, which is everybody, where it is not known who opted out."""
     source = settings.data_source(summary.get("data_source", ""))
     if settings.reconcile.mask_ids or source is None:
         return None
     try:
         with closing(open_store(settings.store)) as store:
-            return OptOuts(source.dpid, store.opt_outs()).holds
+            return _unshown(source, store.opt_outs())
     except IdsyncError:
         return None
+
+
+def _unshown(source: DataSource, opt_outs: Mapping[str, int]) -> Callable[[str], bool]:
+    """Which customer IDs no report shows: of who opted out, and what may be a person's name to others, in whatever
+    spelling, also where the data source takes such IDs: its numbers need not be cards, but some may.
+    """
+    opted_out = OptOuts(source.dpid, opt_outs).holds
+    every = ids.id_rules(source.dpid, national_ids=source.national_ids).checks
+    checks = [is_personal for reason, is_personal in every if any(word in reason for word in report.NEVER_SHOWN)]
+
+    def is_unshown(customer_id: str) -> bool:
+        return opted_out(customer_id) or any(check(text) for text in readings(customer_id) for check in checks)
+
+    return is_unshown

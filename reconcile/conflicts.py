@@ -42,6 +42,10 @@ def resolve(items: Iterable[str], policy: Policy) -> Resolved:
     return Resolved(kept, len(set(map(_meaning, said))) - len(set(map(_meaning, kept))))
 
 
+def without_removals(items: Iterable[str]) -> list[str]:
+    return [item for item in items if not item.startswith(REMOVE)]
+
+
 def split(text: str) -> list[str]:
     """The items of a text of several."""
     return text[1:].split(SEPARATOR) if text else []

@@ -1,11 +1,14 @@
 """One way to put a file where it is found whole or not at all, also after a power cut."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from reconcile.errors import StateUnavailable
+
+_NO_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def write(path: Path, data: bytes) -> None:
@@ -31,9 +34,20 @@ def telling(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StateUnavailable(
-            f"{error.filename or path}: {error.strerror or error}",
+            f"{_at_fault(error) or path}: {error.strerror or error}",
             mend="free space there, or let the user that runs the job write there, and run again",
         ) from None
+
+
+def _at_fault(error: OSError) -> Path | None:
+    """A rename takes rights in two folders, and its error says not which it lacks."""
+    if error.filename is None:
+        return None
+    source = Path(error.filename)
+    if error.filename2 is None or error.errno not in _NO_RIGHTS:
+        return source
+    may_leave = os.access(source.parent, os.W_OK | os.X_OK, effective_ids=True)
+    return Path(error.filename2).parent if may_leave else source.parent
 
 
 def move(source: Path, target: Path) -> None:

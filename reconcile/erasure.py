@@ -6,7 +6,9 @@ source; what is left of a feed that is in the configuration no more, for those o
 own and are not looked at.
 """
 
+import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from idsync import ids
 from idsync.errors import UsageError
 from idsync.settings import Settings
 from reconcile import durable, rejects, report, tables
-from reconcile.errors import RunLocked, StateUnavailable
+from reconcile.errors import RunLocked, StateDamaged, StateUnavailable
 from reconcile.feed import USER_IDS
 from reconcile.ledger import Ledger
 from reconcile.lock import exclusive
@@ -64,6 +66,7 @@ class Account:
 
     `directories`: in files that were delivered to a folder. `waiting` files were offered to a destination, perhaps in
     part, and go out as they are; `delivered` ones lie there.
+    `unreadable` files are damaged: who is in them is not known, and they stay.
     `busy` feeds have a run under way and were passed over: try again.
     """
 
@@ -182,14 +185,15 @@ def _traces(
     customers, users = _customers(settings, state.feed, sought), _users(settings, state.feed, sought)
     tables_of_records = [(state.held, None), *((run.held, run) for run in state.runs() if run.is_frozen)]
     for path, run in tables_of_records:
-        if count := tables.count(path, partial(_among, customers)):
+        if count := _counted(partial(tables.count, path, partial(_among, customers)), path, account):
             yield Trace("held", path, count, run)
     for path, run in [(state.sent, None), *((run.sent, run) for run in state.runs() if run.is_frozen)]:
-        if count := tables.count(path, partial(_sent_to, customers, users)):
+        if count := _counted(partial(tables.count, path, partial(_sent_to, customers, users)), path, account):
             yield Trace("sent", path, count, run)
     for run in state.runs():
-        if run.rejects.exists() and (count := rejects.count(run.rejects, customers)):
-            yield Trace("rejects", run.rejects, count, run)
+        rejected = run.rejects
+        if rejected.exists() and (count := _counted(partial(rejects.count, rejected, customers), rejected, account)):
+            yield Trace("rejects", rejected, count, run)
         for kind, path in (("why", run.why), ("reports", run.report)):
             if path.exists() and (count := report.samples_of(path, customers)):
                 yield Trace(kind, path, count, run)
@@ -234,6 +238,15 @@ def _struck(path: Path, users: frozenset[str], count: int, account: Account) -> 
     except StateUnavailable:
         return account.delivered, count
     return account.directories, removed
+
+
+def _counted(count: Callable[[], int], path: Path, account: Account) -> int:
+    """What is counted in a file; a damaged one keeps nobody from what lies elsewhere."""
+    try:
+        return count()
+    except (StateDamaged, gzip.BadGzipFile, zlib.error, EOFError):
+        account.unreadable.append(str(path))
+        return 0
 
 
 def _lines(path: Path, users: frozenset[str], account: Account) -> int:

@@ -4,6 +4,7 @@ IdsyncError
 ├── InputRefused             1   an input file can't be read as what it claims to be
 ├── RunRefused               1   the data of a run break a rule: too many rejects, sums that do not agree
 ├── Undiagnosed              1   the look at unmatched records ran out of room; the run is not concerned
+├── StateDamaged             1   a file that the job keeps can't be read as what it is
 ├── DeliveryConflict         1   the destination already holds other bytes under this name
 ├── DestinationRefused       2   the destination says no, and will say no again: rights, bucket, path
 ├── DestinationUnavailable  75   the destination does not answer now
@@ -37,6 +38,12 @@ class Undiagnosed(IdsyncError):
 
 class DeliveryConflict(IdsyncError):
     """A name is taken by other bytes. Never resolved by overwriting."""
+
+    exit_status = 1
+
+
+class StateDamaged(IdsyncError):
+    """What the job keeps can't be read, and will not be by waiting. Nothing was made of it."""
 
     exit_status = 1
 

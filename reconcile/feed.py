@@ -101,6 +101,7 @@ class Plan:
     nothing. Where `spares_records`, an item that can't be sent is left out, and not its whole record. Users are UUIDs
     (`by_uuid`), IDs of `other`, or else the records' customer IDs. `dpid` is that of the file's name: whose IDs stand
     in its first column. Of a file of e-mail hashes there are no items, and one column; `email_dpid` is that of hashes.
+    Where it `withholds` removals, they only have a say in what contradicts what: an overwrite file holds none.
     Where the records are known to be `clean` in the sense of `screen.is_clean`, less is asked of each.
     """
 
@@ -118,7 +119,16 @@ class Plan:
     other: OtherIds | None = None
     dpid: int = 0
     email_dpid: int = 0
+    withholds: bool = False
     clean: bool = False
+
+    def as_sent(self) -> "Plan":
+        """Without the removals that are withheld."""
+        if not self.withholds:
+            return self
+        removers = (TraitsItem, RuleItem)
+        items = (replace(item, removes=False) if isinstance(item, removers) else item for item in self.items)
+        return replace(self, items=tuple(items), withholds=False)
 
     def positions(self, kind: type[SignalItem] | type[TraitsItem]) -> list[int]:
         """The columns used by items of this kind."""
@@ -144,7 +154,9 @@ def plan(feed: Feed, source: DataSource, sources: Iterable[DataSource] = ()) -> 
     dpid = feed.dpid or (other or source).dpid
     mentioned = [*feed.signals, *feed.trait_columns, *(rule.column for rule in feed.rules)]
     columns = tuple(dict.fromkeys(mentioned))
-    removes = feed.mode == "sync"  # removals are ignored in an overwrite file, so none is written there
+    # removals are ignored in an overwrite file, so none is written there
+    withholds = feed.mode == "overwrite" and feed.conflicts != "all"
+    removes = feed.mode == "sync" or withholds
     items: list[Item] = [
         SignalItem(columns.index(column), feed.signal_keys.get(column, column)) for column in feed.signals
     ]
@@ -170,6 +182,7 @@ def plan(feed: Feed, source: DataSource, sources: Iterable[DataSource] = ()) -> 
         policy=feed.conflicts,
         other=OtherIds(other.dpid, _as_in_file(other.id_rules, dpid)) if other else None,
         dpid=dpid,
+        withholds=withholds,
     )
 
 

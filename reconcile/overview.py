@@ -43,12 +43,13 @@ def overview(settings: Settings) -> Iterator[Overview]:
         state = FeedState(settings.reconcile.state_dir, feed.name)
         last = next(iter(ledger.history(feed.name, limit=1)), {})
         told: dict[str, Any] = {"feed": feed.name, "data_source": feed.data_source, "destination": feed.destination}
-        told |= {"held": tables.rows(state.held), "run": last.get("run", ""), "status": last.get("state", "")}
+        told |= {"run": last.get("run", ""), "status": last.get("state", "")}
         told |= {"planned_at": last.get("planned_at", 0), "match_rate": _match_rate(last)}
         problems = [_stuck(folder, last) for folder in state.runs() if folder.is_frozen and not folder.is_ended]
         if not problems and last.get("state") in {"refused", "failed"}:
             problems.append(f"the last run was {last['state']}: {last.get('problem', '')}")
         try:
+            told["held"] = tables.rows(state.held)
             told |= _waiting(feed, ledger.inputs(feed.name))
         except IdsyncError as error:
             problems.append(error.problem)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from idsync.settings import Feed, Settings
 from reconcile import held, report, sent, tables
-from reconcile.errors import RunLocked
+from reconcile.errors import RunLocked, StateDamaged
 from reconcile.lock import exclusive
 from reconcile.state import FeedState, feeds
 
@@ -36,8 +36,12 @@ class Purged:
 
 
 def sweep(settings: Settings, now: int) -> tuple[dict[str, Purged], list[str]]:
-    """Purge every feed, those that left the configuration included; and the feeds passed over: they are at work."""
+    """Purge every feed, those that left the configuration included; and the feeds passed over: they are at work.
+
+    Raises StateDamaged, once all others are purged, where what a feed keeps can't be read.
+    """
     purged, busy = {}, []
+    damaged: StateDamaged | None = None
     state_dir = settings.reconcile.state_dir
     for name in sorted({feed.name for feed in settings.feeds} | feeds(state_dir)):
         state = FeedState(state_dir, name)
@@ -48,6 +52,10 @@ def sweep(settings: Settings, now: int) -> tuple[dict[str, Purged], list[str]]:
                 purged[name].leftovers = leftovers
         except RunLocked:
             busy.append(name)  # its run does the same at its end
+        except StateDamaged as error:
+            damaged = damaged or error
+    if damaged:
+        raise damaged
     return purged, busy
 
 

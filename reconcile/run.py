@@ -158,7 +158,7 @@ class Job:
         return self.shipment.deliver(folder, summary)
 
     def settle(self) -> tuple[list[str], list[str]]:
-        """The runs delivered that were interrupted, and those withdrawn; see `Shipment.settle`."""
+        """The earlier runs delivered, and those withdrawn; see `Shipment.settle`."""
         return self.shipment.settle()
 
     def rehearse(self, limit: int = 0, sample: int = 0) -> tuple[Summary, list[preview.Shown]]:
@@ -168,7 +168,8 @@ class Job:
             sources = judged.fresh
             summary = self._summary(status="dry-run", planned_at=self._now(), limit=limit, **passed_over)
             summary.inputs = [_told(source, judged) for source in sources]
-            with self._join.engine(Path(scratch)) as engine:
+            kept = tables.telling_damage(self.state.held, self.state.sent)
+            with kept, self._join.engine(Path(scratch)) as engine:
                 schema, fates = engine.schema, self._join.run(engine, sources, summary, _Nowhere())
                 found = self._aftermath.look(engine, fates, Path(scratch), thorough=self._engine == "duckdb")
             summary.finished_at, summary.steps = self._now(), self._meter.take()

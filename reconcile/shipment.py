@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import duckdb
@@ -22,7 +23,7 @@ from idsync.settings import AnyDestination, Settings
 from idsync.store import open_store
 from reconcile import durable, failpoints, tables
 from reconcile.delivery import Opener, open_delivery
-from reconcile.errors import RunHeldBack, RunLocked, RunRefused, StateUnavailable
+from reconcile.errors import RunHeldBack, RunLocked, RunRefused, StateDamaged, StateUnavailable
 from reconcile.failpoints import Point
 from reconcile.files import FrozenFile, check_limits
 from reconcile.ledger import Ledger
@@ -90,25 +91,38 @@ class Shipment:
         self._state.clear_leftovers()
         delivered, withdrawn = [], []
         for folder in [folder for folder in self._state.runs() if not folder.is_ended]:
-            account = self.account(folder)
             if self.is_outdated(folder):
                 withdraw(folder, self.ledger, "somebody opted out before its files were offered")
                 withdrawn.append(folder.name)
-            elif folder.is_on_hold:
+                continue
+            account = self.account(folder)
+            if folder.is_on_hold:
                 self.keep_on_hold(account)
                 raise RunHeldBack(
                     f"run {folder.name} is on hold, and no other of its feed may overtake it",
                     mend=f"look at its files in {folder.files}, then: python -m reconcile release {folder.name}",
                 )
-            else:
-                self.deliver(folder, account)
-                delivered.append(folder.name)
+            self.deliver(folder, account)
+            delivered.append(folder.name)
         self.ledger.abandon(self._state.feed, "interrupted before its files were frozen; its inputs stay new")
         return delivered, withdrawn
 
     def account(self, folder: RunFolder) -> Account:
-        """Of a run that is frozen, as it was then."""
-        return self._load(json.loads(folder.manifest.read_text()))
+        """Of a run that is frozen, as it was then. Raises StateDamaged where the run is not what was frozen: before
+        anything is offered, since then it may still be given up.
+        """
+        with durable.telling(folder.manifest):
+            manifest = folder.manifest.read_bytes()
+        try:
+            account = self._load(json.loads(manifest))
+        except (ValueError, TypeError):
+            raise self._damaged(folder, folder.manifest) from None
+        for table in (folder.held, folder.sent):
+            try:
+                tables.see_whole(table)
+            except StateDamaged:
+                raise self._damaged(folder, table) from None
+        return account
 
     def is_outdated(self, folder: RunFolder) -> bool:
         """Whether a run has to be withdrawn: nothing was offered, and the opt-outs are not those that it honours."""
@@ -142,7 +156,7 @@ class Shipment:
     def freezing(self, folder: RunFolder, account: Account) -> Iterator[None]:
         """Around what fills the folder and the account's `files`. At its end the files are frozen, or gone."""
         try:
-            with self._telling_disk(folder):
+            with self._telling_disk(folder), tables.telling_damage(self._state.held, self._state.sent):
                 folder.scratch.mkdir()
                 yield
                 shutil.rmtree(folder.scratch)
@@ -209,9 +223,17 @@ class Shipment:
         failpoints.reached(Point.OFFERED)
         entries = {entry["name"]: entry for entry in account.files}
         arrived = delivery.deliver_all(folder.files, frozen(account), account.planned_at, permit=self._check_tenure)
-        for file, location in arrived:
-            entries[file.name]["location"] = location
-            step.advance(1)
+        try:
+            for file, location in arrived:
+                entries[file.name]["location"] = location
+                step.advance(1)
+        except RunLocked:
+            raise
+        except (IdsyncError, OSError):  # a destination takes a file of ours that is not there for a fault of its own
+            for file in frozen(account):
+                if not (folder.files / file.name).exists():
+                    raise self._damaged(folder, folder.files / file.name, "no such file, but it was frozen") from None
+            raise
         failpoints.reached(Point.ALL_THERE)
         self._check_tenure()
 
@@ -236,10 +258,27 @@ class Shipment:
                 if made.exists():  # else an earlier try came so far
                     target.parent.mkdir(exist_ok=True)
                     durable.move(made, target)
-                if target.exists() and not tables.rows(target):
-                    target.unlink()
             if self._feed and not self._feed.changes_only:
                 self._state.sent.unlink(missing_ok=True)  # it would not know of this run
+            for table in (self._state.held, self._state.sent):
+                if table.exists() and not tables.rows(table):
+                    table.unlink()
+
+    def _damaged(self, folder: RunFolder, path: Path, problem: str = "damaged, or cut off") -> StateDamaged:
+        """A file of a run, and what it means to go on without the run."""
+        mend = "restore the file from a backup"
+        if folder.is_delivered:
+            return StateDamaged(f"{path}: {problem}", mend=mend)
+        mend += f"; or give the run up, and remove the folder {folder.path}: "
+        if any(row["state"] == "delivered" for row in self.ledger.runs([folder.name])):
+            mend += "it is delivered, but the records that it was to hold are lost then, and what it sent is forgotten"
+        else:
+            mend += "what it has read is new again then"
+            if folder.is_offered:
+                mend += ", and what has arrived of its files arrives once more, under other names"
+            elif folder.is_on_hold:
+                mend += ", and on hold only by run --hold"
+        return StateDamaged(f"{path}: {problem}", mend=mend)
 
     def _destination(self, account: Account) -> AnyDestination:
         """That of the feed now; of ID-sync files, and of a feed that is configured no more, the one then."""

@@ -19,7 +19,7 @@ class Summary:
     reason.
     Of feeds that send only changes: for `unchanged` records all was
     sent before; `vanished` users and `forgotten` ones, who opted out, were sent something once and go. `settled` are
-    interrupted runs whose files this one delivered first; `withdrawn` ones it took back, since somebody had opted out
+    earlier runs whose files this one delivered first; `withdrawn` ones it took back, since somebody had opted out
     before they were offered to anybody. `known_inputs` were delivered before, or are copies; `unfinished_inputs` are
     still being written; `older_inputs` were asked to be passed over. `limit`: a dry run read no more than so many
     records. `unmatched_policy`: what the feed asks for them; `why` they did not match, with masked samples, see

@@ -31,7 +31,7 @@ from idsync import ids
 from idsync.errors import UsageError
 from idsync.settings import AnyDestination, DataSource, Settings
 from idsync.store import open_store
-from reconcile import durable, failpoints, retention
+from reconcile import durable, failpoints, retention, tables
 from reconcile.errors import RunHeldBack, RunRefused
 from reconcile.failpoints import Point
 from reconcile.files import FileWriter
@@ -150,6 +150,7 @@ def see_sent(settings: Settings, source: DataSource, destination: AnyDestination
     if any(_read_at(path) >= account.frozen_at for path in sent):
         return
     with (
+        tables.telling_damage(*sent),
         TemporaryDirectory(prefix="reconcile-") as folder,
         closing(open_store(settings.store)) as store,
         Mappings([source], Path(folder), settings.reconcile.memory_limit) as mappings,
@@ -172,7 +173,7 @@ def _is_beta(destination: AnyDestination) -> bool:
 
 def _read_at(path: Path) -> int:
     """When the mappings in this table were read, in milliseconds."""
-    with parquet.ParquetFile(path) as file:
+    with tables.reading(path), parquet.ParquetFile(path) as file:
         batch = next(file.iter_batches(batch_size=1, columns=[SEEN]), None)
     return int(batch.column(0)[0].as_py()) if batch else 0
 

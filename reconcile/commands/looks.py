@@ -44,7 +44,8 @@ def history(config_path: Path | None, feed: str | None, as_json: bool) -> None:
 def feeds(config_path: Path | None, as_json: bool) -> None:
     """Each feed: its data source and destination, the inputs and held records that wait, its last run, its problem.
 
-    Inputs are told by names and times, without reading them.
+    Inputs are told by names and times, without reading them: one that was copied or touched since it was delivered
+    waits here, too, though a run will know it.
     """
     found = list(overview(config.load(config_path)))
     if as_json:
@@ -83,13 +84,17 @@ def show_report(config_path: Path | None, run: str | None, as_json: bool) -> Non
 
 def _run_of(ledger: Ledger, asked: str | None) -> str:
     """The name of a run; of the last one of a feed, or of all. ID-sync files have no report."""
-    if asked and ledger.runs([asked]) and not dpids_of(asked.partition("-")[2]):
-        return asked
-    found = [row for row in ledger.history(asked) if not dpids_of(row["feed"])]
-    if not found:
-        what = f'no run, and no feed that has one, is called "{asked}"' if asked else "no run yet"
-        raise UsageError(what, mend="python -m reconcile history shows the runs that there are")
-    return str(found[0]["run"])
+    rows = (ledger.runs([asked]) if asked else []) or ledger.history(asked)
+    found = [row for row in rows if not dpids_of(row["feed"])]
+    if found:
+        return str(found[0]["run"])
+    if asked and rows:
+        raise UsageError(
+            f'"{asked}" is of ID-sync files, and their runs leave no report',
+            mend="see python -m reconcile history --json, or manifest.json in the run's folder",
+        )
+    what = f'no run, and no feed that has one, is called "{asked}"' if asked else "no run of a feed yet"
+    raise UsageError(what, mend="python -m reconcile history shows the runs that there are")
 
 
 def _ledger(settings: Settings) -> Ledger:

@@ -81,7 +81,7 @@ def run_feed(
             shown = []
     shown = [record.masked() for record in shown] if mask else shown
     for earlier in summary.settled:
-        console.print(f"run {earlier} had been interrupted: its frozen files were delivered first")
+        console.print(f"run {earlier} had not been delivered: its frozen files went first")
     for earlier in summary.withdrawn:
         console.print(f"run {earlier} was withdrawn: somebody opted out before its files were offered to anybody")
     if summary.status == "on-hold":

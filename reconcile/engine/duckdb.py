@@ -261,7 +261,7 @@ class DuckEngine:
             return
         user = "x" * sql.longest_user(self._plan)
         for seq, customer_id, text in self._rows(f"{sql.long_records(self._plan)} AND ({ranges})"):
-            items, _ = conflicts.resolve(conflicts.split(text), self._plan.policy)
+            items, _ = self._settled(text)
             if len(lines.pack(user, items)) > lines.MAX_LINES_PER_USER:
                 yield Reject(seq, customer_id, "too-many-lines")
 
@@ -288,6 +288,9 @@ class DuckEngine:
         mute = "FROM repeats WHERE meant AND text = ''"
         silent, others = self._rows(f"SELECT count(*) FILTER (counted), count(*) FILTER (NOT counted) {mute}")[0]
         outcome.silent += silent
+        if self._plan.withholds:
+            mute = f"FROM repeats WHERE meant AND counted AND text <> '' AND {queries.only_removes()}"
+            outcome.silent += int(self._value(f"SELECT count(*) {mute}"))
         refused: list[int] = []
         table = "(FROM repeats WHERE meant AND text <> '')"
         for users in self._by_user(table, queries.user_columns(self._plan), expected - silent - others):
@@ -319,7 +322,7 @@ class DuckEngine:
         """
         found: list[str] = []
         for user, seqs, text in zip(*(users.column(name).to_pylist() for name in _OF_USER), strict=True):
-            items, dropped = conflicts.resolve(conflicts.split(text), self._plan.policy)
+            items, dropped = self._settled(text)
             packed = lines.pack(user, items)
             if len(packed) > lines.MAX_LINES_PER_USER:
                 refused += seqs
@@ -328,6 +331,11 @@ class DuckEngine:
             if dropped:
                 outcome.drop(dropped, seqs[0])
         return found
+
+    def _settled(self, text: str) -> conflicts.Resolved:
+        """The items to send of those that were said."""
+        items, dropped = conflicts.resolve(conflicts.split(text), self._plan.policy)
+        return conflicts.Resolved(conflicts.without_removals(items) if self._plan.withholds else items, dropped)
 
     def _by_user(self, table: str, user: str, expected: int) -> Iterator[pa.Table]:
         """The rows of a table, each user's together (see `engine.users`). Raises RunRefused if any got lost."""

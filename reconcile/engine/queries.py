@@ -85,7 +85,7 @@ def lines_of(plan: Plan, repeats: Repeats) -> str:
     line: NULL without items.
     """
     rows = f"SELECT *, meant AND NOT repeated AS sent FROM ({joined(plan, _lone(repeats), shared=repeats.users)})"
-    lines = sql.with_line(plan, rows, user_id(plan))
+    lines = sql.with_line(plan.as_sent(), rows, user_id(plan))
     return f"SELECT seq, matched, counted, repeated AND meant AS repeated, sent, line FROM ({lines})"
 
 
@@ -106,6 +106,11 @@ def rows_left_out(plan: Plan, repeats: Repeats) -> str:
 def _to_merge(plan: Plan, rows: str) -> str:
     text = f"CASE WHEN meant THEN {sql.text_of(plan, SEPARATOR)} END AS text"
     return f"SELECT {user_columns(plan)}, seq, matched, meant, counted, {text} FROM ({rows})"
+
+
+def only_removes() -> str:
+    """Whether a text of items has nothing but removals."""
+    return f"regexp_replace(text, '{SEPARATOR}{REMOVE}[0-9]+', '', 'g') = ''"
 
 
 def merged_lines(plan: Plan) -> str:
@@ -154,6 +159,8 @@ def _firsts(texts: str) -> str:
 
 def _open(plan: Plan) -> str:
     """Whether a text may need `conflicts`, or is long."""
+    if plan.withholds:
+        return "true"
     tests = [f"strlen(text) > {_SHORT_BYTES}"]
     keys = {item.key for item in plan.items if isinstance(item, SignalItem)} | {key for key, _ in plan.constants}
     if plan.policy != "all":

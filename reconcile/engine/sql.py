@@ -6,6 +6,7 @@ a signal it is a string literal.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import TypeGuard
 
@@ -274,7 +275,12 @@ def text_of(plan: Plan, mark: str = ",") -> str:
     if plan.constants and plan.speaks_always:
         parts.append(constants)
     said = f"concat({', '.join(parts)})"
-    return f"coalesce(nullif({said}, '') || {constants}, '')" if plan.constants and not plan.speaks_always else said
+    if not plan.constants or plan.speaks_always:
+        return said
+    if plan.withholds:  # a removal alone brings no constants
+        sent = text_of(replace(plan.as_sent(), constants=()), mark)
+        return f"concat({said}, CASE WHEN {sent} <> '' THEN {constants} END)"
+    return f"coalesce(nullif({said}, '') || {constants}, '')"
 
 
 def with_line(plan: Plan, rows: str, user: str) -> str:

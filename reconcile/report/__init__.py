@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from reconcile import durable
-from reconcile.report.figures import HISTORY_RUNS, compose, ids_in
+from reconcile.report.figures import HISTORY_RUNS, NEVER_SHOWN, compose, ids_in
 from reconcile.report.html import render
 from reconcile.report.page import page_of
 from reconcile.report.terminal import beside, feeds, funnel, history, told
 
 __all__ = [
     "HISTORY_RUNS",
+    "NEVER_SHOWN",
     "beside",
     "compose",
     "feeds",

@@ -23,7 +23,7 @@ TOP = 10
 _MAX_SHOWN = 256
 ID_KEYS = ("customer_id", "record", "mapping")
 # Of what is a person's name to others no report has more than the place, masked or not.
-_NEVER_SHOWN = ("email", "phone", "card", "national")
+NEVER_SHOWN = ("email", "phone", "card", "national")
 
 Hidden = Callable[[str], bool]
 
@@ -109,7 +109,7 @@ def _errors(summary: Mapping[str, Any], rejects_file: Path | None, hidden: Hidde
 
 
 def _shown(customer_id: str, reason: str, hidden: Hidden | None) -> str:
-    if any(word in reason for word in _NEVER_SHOWN) or (hidden and hidden(customer_id)):
+    if any(word in reason for word in NEVER_SHOWN) or (hidden and hidden(customer_id)):
         return ""
     return customer_id if hidden and len(customer_id) <= _MAX_SHOWN else mask(customer_id)
 

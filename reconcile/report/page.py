@@ -15,6 +15,7 @@ _POLICY = {
     "drop": "dropped, as the feed asks",
     "emit": "sent all the same, as the feed asks",
 }
+_NEWEST = "the newest record of each customer is held until its ID is synced"
 _UNITS = {
     "looking at inputs": "file",
     "fetching inputs": "file",
@@ -148,6 +149,8 @@ def funnel(summary: Mapping[str, Any]) -> Iterator[Stage]:
         yield stage(2, "of these unchanged", summary["unchanged"], "silent", "all that they say was sent before")
     unmatched = summary.get("unmatched", 0)
     policy = _POLICY.get(summary.get("unmatched_policy", ""), "") if unmatched else ""
+    if policy == _POLICY["hold"] and summary.get("held", unmatched) != unmatched:
+        policy = _NEWEST  # some of them are of one customer
     yield stage(1, "unmatched", unmatched, "unmatched", policy)
     yield stage(1, "rejected", summary.get("rejected", 0), "rejected")
     for reason, count in summary.get("reasons", {}).items():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 FORMAT, DEVICE = "Format Errors", "Invalid Device ID"
 RECEIVED, AAM_ID, NO_MATCH = "Records received", "Invalid AAM ID", "No Matching AAM ID"
+OTHER = "Kept back for other reasons"
 NO_TRAIT, FAILED = "No Trait Realized", "Users with traits which failed validation"
 STORED, SUCCESS = "Stored Records", "Percent Success"
 _FORMAT_REASONS = frozenset(
@@ -23,7 +24,10 @@ _DEVICE_REASONS = frozenset({"device-id-shape"})
 
 
 class Expected(NamedTuple):
-    """`kept_back` records of the inputs; `reported` lines, or a share for Percent Success. None: can't be told."""
+    """`kept_back` records of the inputs; `reported` lines, or a share for Percent Success. None: can't be told.
+
+    Those received are those kept back under each term, and those of STORED, which is what is left.
+    """
 
     term: str
     kept_back: float | None
@@ -49,6 +53,8 @@ def expected(summary: Mapping[str, Any]) -> list[Expected]:
     silent, unchanged = summary.get("silent", 0), summary.get("unchanged", 0)
     stored = max(lines - no_match - (unrealized or 0), 0)
     said = matched - silent - unchanged + (unmatched if emits else 0)
+    others = read - bad_format - bad_device - (0 if emits else unmatched) - silent - said
+    other = Expected(OTHER, others, None, _of_others(others, reasons, unchanged))
     failing = Expected(FAILED, 0, traits.get("failing"), "lines that name a trait which is not on the list")
     return [
         Expected(RECEIVED, read, lines, "a record here is one of the inputs, there a line of the files"),
@@ -58,6 +64,7 @@ def expected(summary: Mapping[str, Any]) -> list[Expected]:
         Expected(NO_MATCH, 0 if emits else unmatched, no_match, _of_no_match(summary, emits=emits)),
         Expected(NO_TRAIT, silent, unrealized, _of_no_trait(traits)),
         *([failing] if traits else []),
+        *([other] if others > 0 else []),
         Expected(STORED, said, stored, "what is left of the above"),
         Expected(SUCCESS, _share(said, read), _share(stored, lines), "stored of received"),
     ]
@@ -65,6 +72,13 @@ def expected(summary: Mapping[str, Any]) -> list[Expected]:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _of_others(others: int, reasons: Mapping[str, int], unchanged: int) -> str:
+    counts = {reason: count for reason, count in reasons.items() if not term(reason)} | {"unchanged": unchanged}
+    counts["not joined, as the run was given up before"] = others - sum(counts.values())
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    return f"Audience Manager has no term for them: {told}"
 
 
 def _of_no_match(summary: Mapping[str, Any], *, emits: bool) -> str:

@@ -12,6 +12,7 @@ data source, or were matched until their mapping expired.
 
 from reconcile.errors import Undiagnosed
 from reconcile.why.diagnosis import Diagnosis, Finding, Pair, explain, mask
+from reconcile.why.forms import readings
 from reconcile.why.search import SAMPLE_IDS, diagnose
 
-__all__ = ["SAMPLE_IDS", "Diagnosis", "Finding", "Pair", "Undiagnosed", "diagnose", "explain", "mask"]
+__all__ = ["SAMPLE_IDS", "Diagnosis", "Finding", "Pair", "Undiagnosed", "diagnose", "explain", "mask", "readings"]

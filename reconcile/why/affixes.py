@@ -36,15 +36,18 @@ class Affix(NamedTuple):
 
     def applied(self, text: str) -> str:
         """The ID with the ends of the other side; `fits` comes before."""
-        core = text[len(self.record_prefix) : len(text) - len(self.record_suffix)]
-        return f"{self.mapping_prefix}{core}{self.mapping_suffix}"
+        return f"{self.mapping_prefix}{self.core(text)}{self.mapping_suffix}"
+
+    def core(self, text: str) -> str:
+        """What is between the ends; likewise."""
+        return text[len(self.record_prefix) : len(text) - len(self.record_suffix)]
 
     def is_natural(self, text: str) -> bool:
         """Whether the ends stand off from the rest by their kind, as `CRM-` or `u` stand off from digits.
 
         Where they don't, as a `1` before digits, a match may well be chance: numbers lie close together.
         """
-        core = text[len(self.record_prefix) : len(text) - len(self.record_suffix)]
+        core = self.core(text)
         prefixes, suffixes = (self.record_prefix, self.mapping_prefix), (self.record_suffix, self.mapping_suffix)
         return all(not end or _kind(end[-1]) != _kind(core[0]) or not end[-1].isalnum() for end in prefixes) and all(
             not end or _kind(end[0]) != _kind(core[-1]) or not end[0].isalnum() for end in suffixes

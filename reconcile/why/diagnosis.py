@@ -93,8 +93,19 @@ class Finding:
         return told | more
 
     def _shown_affix(self, *, reveal: bool) -> Affix:
+        """In clear only beside samples: where none may be shown, neither may what they begin with."""
         affix = self.affix or Affix()
-        return affix if reveal or self.ids >= _CROWD else Affix(*map(_masked, affix))
+        clear = self.samples and (reveal or self.ids >= _CROWD)
+        return affix if clear else Affix(*map(_masked, affix))
+
+    def _keeping(self, wanted: Callable[[Pair, str | None], bool]) -> "Finding":
+        """Of an affix, what it leaves of the record's ID is asked for, too: that may be another ID of the customer."""
+
+        def is_wanted(pair: Pair) -> bool:
+            bare = [Pair(self.affix.core(pair.record), pair.mapping)] if self.affix else []
+            return all(wanted(each, self.data_source) for each in (pair, *bare))
+
+        return replace(self, samples=tuple(filter(is_wanted, self.samples)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +139,8 @@ class Diagnosis:
 
     def keeping(self, wanted: Callable[[Pair, str | None], bool]) -> "Diagnosis":
         """The same with only those samples that are wanted; each is asked for with the data source of its mapping,
-        None for the record's own. Where one may not be shown, the affix of its finding is not taken from it: it is
-        shown for many IDs alone."""
-        kept = [
-            replace(finding, samples=tuple(pair for pair in finding.samples if wanted(pair, finding.data_source)))
-            for finding in self.findings
-        ]
-        return replace(self, findings=tuple(kept))
+        None for the record's own."""
+        return replace(self, findings=tuple(finding._keeping(wanted) for finding in self.findings))
 
     def as_dict(self, *, reveal: bool = False) -> dict[str, Any]:
         """For JSON. Without `reveal`, IDs are masked."""
@@ -297,6 +303,7 @@ def mask(text: str) -> str:
     return _masked(text)
 
 
+_SIGNS_OF_MASKS = "•◦␣⟨⟩…"
 _RUN = re.compile(r"[^\W_]+|[\W_]", re.UNICODE)
 
 
@@ -324,6 +331,8 @@ def _visible(character: str) -> str:
     """A blank as `␣`; what has no shape of its own, or would change that of another, by its number."""
     if character == " ":
         return "␣"
+    if character in _SIGNS_OF_MASKS:  # an affix that was masked is shown once more
+        return character
     if character in BLANKS or not (character.isprintable() and (character.isascii() or character.isalnum())):
         return f"⟨U+{ord(character):04X}⟩"
     return character

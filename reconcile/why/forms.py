@@ -7,6 +7,7 @@ equal. RULES are in order, the cheapest explanation first: one step, two steps, 
 whole columns finds the few pairs that are worth a look.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ _INVISIBLE = "\u00ad\u180e" + "".join(
     map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)))
 )
 BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + _INVISIBLE + "\ufeff"
+_SIGNS_AROUND = re.compile(r"^[\W_]+|[\W_]+$")
 _ENCODED_TWICE = 2
 _ROUNDS = 8  # `loosest` is stable after two or three
 
@@ -58,6 +60,19 @@ def decoded(text: str) -> tuple[str, ...]:
         latest = [form for known in latest for form in (_unquoted(known), _unquoted(known.replace("+", " ")))]
         found |= dict.fromkeys(latest)
     return tuple(found)
+
+
+def readings(text: str) -> frozenset[str]:
+    """The text, and all that somebody may read it as: Unicode's special forms, URL encoding, blanks and signs around it
+    and leading zeros undone, in whatever way they were put together. More than RULES call the same: to judge what an ID
+    tells.
+    """
+    found = {text}
+    for form in (text, text.replace("+", " ")):
+        for _ in range(_ROUNDS):
+            form = strip_blanks(unquote(_nfkc(form)))  # noqa: PLW2901
+            found |= {form, strip_zeros(form), _SIGNS_AROUND.sub("", form)}
+    return frozenset(found)
 
 
 def _unquoted(text: str) -> str:
@@ -174,7 +189,7 @@ def spellings(text: str, lengths: Sequence[int] = ()) -> list[str]:
         return []
     found = {text: None}
     for start in (*decoded(text), quote(text, safe=""), text.replace(" ", "+")):
-        for form in dict.fromkeys(unicodedata.normalize(name, start) for name in ("NFC", "NFKC", "NFD")):
+        for form in dict.fromkeys(unicodedata.normalize(name, start) for name in ("NFC", "NFKC", "NFD", "NFKD")):
             bare = strip_blanks(form)
             for plain in (form, bare, strip_zeros(bare), *(bare.rjust(length, "0") for length in lengths if bare)):
                 found |= dict.fromkeys((plain, plain.lower(), plain.upper(), plain.title()))

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from reconcile import failpoints
+from reconcile import durable, failpoints
+from reconcile.errors import StateUnavailable
 from reconcile.failpoints import Point
 from tests.reconcile.samples import SIGNALS, World, uuid
+from tests.reconcile.test_inputs_gather import not_as_root
 
 
 def test_all_that_a_run_builds_on_lasts_before_anything_is_offered(
@@ -38,3 +41,22 @@ def test_all_that_a_run_builds_on_lasts_before_anything_is_offered(
     monkeypatch.setattr(failpoints, "reached", look)
     world.run()
     assert seen
+
+
+@pytest.mark.parametrize("closed", ["from", "to"])
+def test_of_a_rename_that_may_not_be_the_folder_is_named(closed: str) -> None:
+    with not_as_root(), TemporaryDirectory() as name:
+        folders = [Path(name) / "from", Path(name) / "to"]
+        for folder in folders:
+            folder.mkdir()
+        moved, target = (folder / "held.parquet" for folder in folders)
+        moved.touch()
+        (Path(name) / closed).chmod(0o500)
+        try:
+            with pytest.raises(StateUnavailable) as caught, durable.telling(Path(name) / "else"):
+                durable.move(moved, target)
+        finally:
+            (Path(name) / closed).chmod(0o700)
+        assert caught.value.problem == f"{Path(name) / closed}: Permission denied"
+        with pytest.raises(StateUnavailable, match=f"{moved}x: No such file"), durable.telling(Path(name) / "else"):
+            durable.move(Path(f"{moved}x"), target)

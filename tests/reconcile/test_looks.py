@@ -159,7 +159,14 @@ def test_a_report_outlives_its_folder_and_says_so(world: World) -> None:
 def test_id_sync_files_are_no_feeds_runs(world: World) -> None:
     assert ask(world, "sync-file", "crm", "--destination", "local").exit_code == 0
     (row,) = json.loads(ask(world, "history", "--json").stdout)
-    assert ask(world, "report", row["run"]).exit_code == ask(world, "report").exit_code == 2
+    for asked in (row["run"], row["feed"]):
+        done = ask(world, "report", asked)
+        assert done.exit_code == 2
+        assert f'"{asked}" is of ID-sync files, and their runs leave no report' in " ".join(done.stderr.split())
+        assert "history --json" in done.stderr
+    done = ask(world, "report")
+    assert done.exit_code == 2
+    assert "no run of a feed yet" in done.stderr
     put(world, "a.csv", ("c1", "f", "", ""))
     run = world.run().run
     assert run in ask(world, "report", "--json").stdout

@@ -7,20 +7,22 @@ from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from idsync import feedruns
 from idsync.errors import ConfigError, StoreUnavailable
-from reconcile import aftermath, erasure, report, retention
+from reconcile import aftermath, erasure, rejects, report, retention
 from reconcile.delivery.directory import DirectoryDelivery
 from reconcile.errors import DestinationRefused, RunRefused, Undiagnosed
 from reconcile.ledger import Ledger
 from reconcile.report import prediction
 from reconcile.report.figures import DAYS, TOP, compose, days, ids_in
-from reconcile.report.page import duration, page_of, share
+from reconcile.report.page import NONE, duration, page_of, share
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
 from tests.idsync.status_samples import Reader
-from tests.reconcile.samples import DPID, NOW, SIGNALS, World, uuid
+from tests.reconcile.samples import DPID, NOW, SIGNALS, TEMPLATE, World, uuid
 
 DAY = 86_400_000
 HOSTILE = "<script>alert(1)</script>"
@@ -95,6 +97,91 @@ def test_the_report_has_the_figures_of_the_run(world: World) -> None:
     ):
         assert words in shown, words
     assert summary.report == str(folder_of(world).page)
+
+
+def kept_back_adds_up(rows: list[prediction.Expected]) -> bool:
+    received, *others, _ = (row.kept_back or 0 for row in rows)
+    return received == sum(others)
+
+
+KINDS = {
+    "signals": LENIENT,
+    "drop": LENIENT + 'unmatched = "drop"\n',
+    "emit": LENIENT + 'user_id = "customer-id"\nunmatched = "emit"\n',
+    "known traits": LENIENT + 'known_traits_file = "known.txt"\n',
+    "changes": SIGNALS,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_record_received_is_kept_back_or_stored(tmp_path: Path, kind: str) -> None:
+    world = World(tmp_path, KINDS[kind], changes={"max_rejected": 1.0} if kind == "changes" else None)
+    (tmp_path / "known.txt").write_text("24\n")
+    world.sync(*((f"user-{number}", uuid(number)) for number in range(9)))
+    world.opt_out("gone")
+    rows = [(f"user-{number}", "f", "", "24") for number in range(5)] + [("user-6", "", "", ""), ("late", "f", "", "")]
+    rows += [("a@b.de", "f", "", ""), ("gone", "f", "", ""), ("null", "f", "", ""), ("a:b", "f", "", "")]
+    for number in range(2):
+        world.put(f"{number}.csv", [*rows, ("user-7", "f", "", f"{number}")])
+        world.now += DAY
+        summary = world.run()
+        found = prediction.expected(summary.as_dict())
+        assert kept_back_adds_up(found)
+        (other,) = (row for row in found if row.term == "Kept back for other reasons")
+        repeated = 5 if kind == "changes" and number else 0
+        assert (other.kept_back, other.reported) == (3 + repeated, None)
+        assert other.note.startswith("Audience Manager has no term for them: ")
+        for words in ("id-email 1", "opted-out 1", "id-sentinel 1", *([f"unchanged {repeated}"] if repeated else [])):
+            assert words in other.note
+        assert "not joined" not in other.note
+        assert f"Kept back for other reasons {3 + repeated} {NONE} Audience Manager has no term for them" in text(world)
+
+
+def test_no_row_is_shown_for_other_reasons_where_there_are_none(world: World) -> None:
+    world.put("a.csv", [("user-1", "f", "", ""), ("a:b", "f", "", ""), ("late", "f", "", "")])
+    found = prediction.expected(world.run().as_dict())
+    assert kept_back_adds_up(found)
+    assert "Kept back for other reasons" not in {row.term for row in found}
+
+
+def test_of_a_run_that_was_refused_all_records_are_accounted_for(tmp_path: Path) -> None:
+    world = World(tmp_path, SIGNALS)
+    world.sync(("c1", uuid(1)))
+    world.put("a.csv", [("c1", "f", "", "")] * 3 + [("a@b.de", "f", "", ""), ("a:b", "f", "", "")])
+    with pytest.raises(RunRefused):
+        world.run()
+    (row,) = Ledger(world.state / "ledger.db").history()
+    found = prediction.expected(row)
+    assert kept_back_adds_up(found)
+    (note,) = (row.note for row in found if row.term == "Kept back for other reasons")
+    assert note.endswith("them: id-email 1, not joined, as the run was given up before 3")
+
+
+REASONS = st.dictionaries(st.sampled_from(sorted(rejects.EXPLANATIONS)), st.integers(1, 99))
+
+
+@given(REASONS, *[st.integers(0, 99)] * 4, st.integers(0, 999), st.sampled_from(["hold", "drop", "emit"]))
+def test_the_records_of_any_run_add_up(
+    reasons: dict[str, int], said: int, silent: int, unchanged: int, unmatched: int, lines: int, policy: str
+) -> None:
+    rejected, matched = sum(reasons.values()), said + silent + unchanged
+    counts = {"rejected": rejected, "matched": matched, "unmatched": unmatched, "silent": silent}
+    summary = {"read": rejected + matched + unmatched, "reasons": reasons, "lines": lines, "unchanged": unchanged}
+    found = prediction.expected({**summary, **counts, "unmatched_policy": policy})
+    assert kept_back_adds_up(found)
+    assert all((row.kept_back or 0) >= 0 for row in found)
+    assert not any("not joined" in row.note for row in found)
+
+
+def test_of_several_records_of_one_customer_the_newest_is_said_to_be_held(world: World) -> None:
+    world.put("a.csv", [("late", "f", "", ""), ("late", "m", "", ""), ("later", "f", "", "")])
+    summary = world.run()
+    assert (summary.unmatched, summary.held) == (3, 2)
+    assert "unmatched 3 100.0% the newest record of each customer is held until its ID is synced" in text(world)
+    world.put("b.csv", [("late", "x", "", "")])
+    summary = world.run()
+    assert (summary.unmatched, summary.held, summary.superseded) == (2, 2, 1)
+    assert "unmatched 2 100.0% held until their ID is synced" in text(world)
 
 
 def test_steps_are_timed_and_counted(world: World) -> None:
@@ -306,6 +393,64 @@ def test_ids_are_masked_unless_the_settings_say_otherwise(tmp_path: Path) -> Non
         assert told(world)["masked"] is not clear
         ledger = json.dumps(Ledger(world.state / "ledger.db").history())
         assert "4711" not in ledger
+
+
+PERSONAL = [
+    ("JANE@EXAMPLE.COM", "jane@example.com"),
+    ("\uff4aane\uff20example\uff0ecom", "jane@example.com"),  # full-width
+    ("jane%2540EXAMPLE.com", "jane%2540example.com"),
+    ("\uff4aANE%40example.com", "\uff4aane%40example.com"),
+    ("crm-4111111111111111", "4111111111111111"),
+    ("04111111111111111", "4111111111111111"),
+    ("crm-536-22-1234", "536-22-1234"),
+    ("+4930123456 ", "+4930123456"),
+    ("4711", "jane@example.com-4711"),  # where the sample is not shown, the prefix is not either
+]
+TRACES = ("jane@", "jane%", "JANE", "ANE%", "\uff4aane", "\uff4aANE", "4111111111111111", "536-22", "493012")
+
+
+def what_is_shown(folder: Path, keys: str, pairs: list[tuple[str, str]]) -> str:
+    """All that is told of records whose IDs are almost those of mappings; beside two that anybody may see."""
+    source = 'name = "crm"\ndpid = 12345\n'
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.reconcile.samples.TEMPLATE", TEMPLATE.replace(source, source + keys))
+        world = World(folder, LENIENT + CLEAR)
+        world.sync(*((mapping, uuid(number)) for number, (_, mapping) in enumerate(pairs)), ("user-4712", uuid(99)))
+        world.put("a.csv", [*((record, "f", "", "") for record, _ in pairs), ("USER-4712", "f", "", "")])
+        summary = world.run()
+    assert summary.why["unexplained"] == 0
+    assert ids_of(told(world)) - {""} == {"USER-4712", "user-4712"}
+    return folder_of(world).page.read_text() + folder_of(world).report.read_text() + json.dumps(summary.why)
+
+
+@pytest.mark.parametrize("pair", PERSONAL)
+def test_what_may_name_somebody_outside_is_no_sample(tmp_path: Path, pair: tuple[str, str]) -> None:
+    """Also where the data source takes it."""
+    keys = 'unchecked = ["email", "phone", "card"]\nnational_ids = ["us"]\n'
+    shown = what_is_shown(tmp_path, keys, [pair])
+    assert [trace for trace in TRACES if trace in shown] == []
+
+
+def test_what_may_name_somebody_outside_is_no_sample_where_all_is_checked(tmp_path: Path) -> None:
+    shown = what_is_shown(
+        tmp_path, 'national_ids = ["us"]\n', list({mapping: (r, mapping) for r, mapping in PERSONAL}.values())
+    )
+    assert [trace for trace in TRACES if trace in shown] == []
+
+
+def test_what_names_somebody_behind_the_affixes_of_both_sides_is_no_sample(tmp_path: Path) -> None:
+    cards = ("4111111111111111", "5555555555554444")
+    shown = what_is_shown(tmp_path, "", [(f"crm-{card}", f"web-{card}") for card in cards])
+    assert not any(card in shown for card in cards)
+
+
+def test_what_may_name_somebody_outside_is_no_sample_of_an_error_either(tmp_path: Path) -> None:
+    """Whatever the record was rejected for."""
+    world = World(tmp_path, LENIENT + CLEAR)
+    world.put("a.csv", [("mailto:jane@example.com", "f", "", ""), ("bad:4711", "f", "", "")])
+    assert world.run().reasons == {"id-colon": 2}
+    assert ids_of(told(world)) == {"", "bad:4711"}
+    assert "jane@" not in folder_of(world).page.read_text()
 
 
 def test_who_opted_out_since_the_run_looked_is_in_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

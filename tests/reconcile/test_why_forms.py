@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reconcile.why import Pair
 from reconcile.why.customers import Compared
 from reconcile.why.diagnosis import ORDER
-from reconcile.why.forms import RULES, common_lengths, fold, loosest, loosest_of, spellings
+from reconcile.why.forms import RULES, common_lengths, fold, loosest, loosest_of, readings, spellings
 from tests.idsync.ids_of_all_kinds import any_id
 from tests.reconcile.unmatched import ACUTE, NBSP, ODD, ZERO_WIDTH, counted, know, look, world
 
@@ -152,7 +152,25 @@ def test_nothing_but_blanks_has_no_spellings() -> None:
     assert spellings(f" {NBSP}") == []
     assert spellings("7", common_lengths(["007", "0070", "00800", "77"]))[0] == "7"
     assert {"007", "0007", "00007"} <= set(spellings("7", common_lengths(["007", "0070", "00800", "7777777"])))
+    assert {"caf\u00e91", f"cafe{ACUTE}1", f"cafe{ACUTE}\uff11"} <= set(spellings("caf\u00e9\uff11"))
     assert "0000007" not in spellings("7", common_lengths(["007", "7777777"]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("jane@example.com", "\uff4aane\uff20example\uff0ecom", "jane%40example.com", "jane%2540example.com%ff"),
+        *(f"{NBSP}jane@example.com{ZERO_WIDTH}", "%20\uff4aane\uff0540example.com", "0%2Bjane@example.com"),
+    ],
+)
+def test_an_id_is_read_in_all_ways(text: str) -> None:
+    assert any("jane@example.com" in each for each in readings(text))
+    assert text in readings(text)
+
+
+def test_an_id_is_read_without_zeros_and_with_plus_signs_for_blanks() -> None:
+    assert "4111 1111" in readings("+04111+1111")
+    assert "+49 30" in readings("%2B49+30")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

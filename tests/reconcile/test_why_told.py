@@ -112,10 +112,37 @@ def test_every_rule_has_its_sentence_also_of_a_sample_and_in_doubt() -> None:
 
 
 def test_an_affix_of_a_few_is_masked_as_it_may_name_them() -> None:
-    few = Finding("affix", 3, 3, 3, 0, (), Affix("jane.doe."))
-    many = Finding("affix", 30, 30, 30, 0, (), Affix("jane.doe."))
+    few = Finding("affix", 3, 3, 3, 0, (Pair("jane.doe.7", "7"),), Affix("jane.doe."))
+    many = Finding("affix", 30, 30, 30, 0, (Pair("jane.doe.7", "7"),), Affix("jane.doe."))
     for finding, shown in ((few, "ja••.d••."), (many, "jane.doe.")):
         found = Diagnosis("crm", finding.records, finding.records, finding.ids, 9, (finding,), 0)
         assert f'the prefix "{shown}"' in explain(found)[0]
         assert found.as_dict()["findings"][0]["affix"]["record_prefix"] == shown
         assert found.as_dict(reveal=True)["findings"][0]["affix"]["record_prefix"] == "jane.doe."
+
+
+@pytest.mark.parametrize("ids", [3, 30])
+def test_an_affix_is_masked_where_none_of_its_samples_may_be_shown(ids: int) -> None:
+    """Also one that is masked already: what is kept of a run after an erasure."""
+    finding = Finding("affix", ids, ids, ids, 0, (Pair("jane.doe.7", "7"),), Affix("jane.doe."))
+    found = Diagnosis("crm", ids, ids, ids, 9, (finding,), 0).keeping(lambda pair, _: pair.record != "jane.doe.7")
+    for kept in (found, Diagnosis.from_dict(found.as_dict(reveal=True))):
+        for reveal in (False, True):
+            shown = str(kept.as_dict(reveal=reveal)) + "\n".join(explain(kept, reveal=reveal))
+            assert "ja••.d••." in shown or "j•••.•••." in shown
+            assert "jane" not in shown
+            assert "doe" not in shown
+
+
+def test_of_an_affix_what_is_left_is_asked_for_too() -> None:
+    pair = Pair("crm-4711", "WEB-4711")
+    finding = Finding("affix+case", 30, 30, 30, 0, (pair,), Affix("crm-", "", "web-"))
+    asked: list[Pair] = []
+
+    def wanted(each: Pair, _: str | None) -> bool:
+        asked.append(each)
+        return each.record != "4711"
+
+    found = Diagnosis("crm", 30, 30, 30, 9, (finding,), 0).keeping(wanted)
+    assert asked == [pair, Pair("4711", "WEB-4711")]
+    assert found.findings[0].samples == ()
