@@ -5,6 +5,7 @@ from tests.spark.twins import Twins
 
 _PATCHED = "alters a part of this process, which executors do not have"
 _MIDST = "opts somebody out in the midst of the first of two runs"
+_FROZEN = "is about what becomes of frozen runs, on which no engine has a say"
 _NONE = "runs no feed: what it is given would"
 # Modules and tests whose feeds run on DuckDB alone, and why.
 ALONE = {
@@ -24,6 +25,12 @@ ALONE = {
     "test_what_keeps_a_feed_is_told": _PATCHED,
     "test_an_opt_out_is_read_before_the_join": _MIDST,
     "test_who_opted_out_since_the_run_looked_is_in_no_report": _MIDST,
+    "test_a_damaged_run_may_still_be_withdrawn": _FROZEN,
+    "test_a_frozen_file_that_is_gone_is_no_matter_of_rights": _FROZEN,
+    "test_a_manifest_is_named_and_the_run_can_be_given_up": _FROZEN,
+    "test_the_commands_go_on_and_name_the_file": _FROZEN,
+    "test_what_is_recorded_is_not_new_again": _FROZEN,
+    "test_what_was_offered_and_given_up_may_arrive_again": _FROZEN,
     "test_an_unknown_feed_is_wrong_usage": _NONE,
     "test_id_sync_files_go_out_once_more": _NONE,
     "test_only_what_is_new_is_sent": _NONE,

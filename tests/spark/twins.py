@@ -16,6 +16,7 @@ from shutil import copytree, rmtree
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import is_hypothesis_test
 from pyarrow import parquet
@@ -111,6 +112,14 @@ def _run(world: World, engine: Engine, *, dry_run: bool = False, hold: bool = Fa
     return None
 
 
+def _rows(table: Path) -> list[str]:
+    """Of one that a test has damaged, what there is."""
+    try:
+        return sorted(map(str, parquet.read_table(table).to_pylist()))
+    except (pa.ArrowException, OSError):
+        return [table.read_bytes().hex()]
+
+
 def _found(world: World, error: Exception | None, before: set[str]) -> dict[str, Any]:
     """What a run has made of the world, without where it lies and how lines are spread over files."""
     found: dict[str, Any] = {} if error else world.last.as_dict()
@@ -122,7 +131,7 @@ def _found(world: World, error: Exception | None, before: set[str]) -> dict[str,
     found["left out"] = [tuple(row.values()) for row in world.rejects()]
     for name in ("held", "sent"):
         table = world.state / name / "daily.parquet"
-        found[f"rows {name}"] = sorted(map(str, parquet.read_table(table).to_pylist())) if table.exists() else None
+        found[f"rows {name}"] = _rows(table) if table.exists() else None
     found["runs"] = sorted(path.name for path in (world.state / "runs").glob("*") if path.name not in before)
     text = json.dumps(found, default=str).replace(COPY, "")  # a copy also has accounts of earlier runs, made elsewhere
     plain: dict[str, Any] = json.loads(text.replace(_text(world.folder).removesuffix(COPY), ""))
