@@ -97,6 +97,7 @@ class Join:
             incoming = chain(held.batches(), records.batches())
             engine.stage(self._counted("reading records", incoming, lambda: records.share))
             engine.repeated_ids()  # while mappings still come in
+        _count_read(summary, records, waited=held.count)  # should the run be refused before more is known
 
         # first of all: else a faulty record would bring the ID of somebody who opted out among the rejects
         opt_outs = self.opt_outs()
@@ -293,7 +294,7 @@ def settle_counts(outcome: Outcome, summary: Summary) -> Ints:
     return kept
 
 
-def _count_read(summary: Summary, records: Records, *, waited: int, superseded: int) -> None:
+def _count_read(summary: Summary, records: Records, *, waited: int, superseded: int = 0) -> None:
     summary.superseded, summary.from_hold = superseded, waited - superseded
     summary.read = records.read + summary.from_hold
     for entry in summary.inputs:

@@ -17,6 +17,7 @@ from reconcile.engine import queries
 from reconcile.engine.changes import ChangesEngine
 from reconcile.errors import DestinationRefused, RunRefused
 from reconcile.feed import Plan
+from reconcile.ledger import Ledger
 from tests.reconcile.samples import SIGNALS, TEMPLATE, World, content, figures, uuid
 from tests.reconcile.test_erase import sought
 
@@ -275,6 +276,8 @@ def test_too_many_vanished_refuse_the_run(tmp_path: Path) -> None:
     send(feed, ("c1", "", "", "24"), ("c2", "", "", "25"), ("c3", "", "", "26"))
     with pytest.raises(RunRefused, match=r"2 of 3 users vanished from the export, max_vanished is 50.00%"):
         send(feed, ("c1", "", "", "24"))
+    refused = Ledger(feed.state / "ledger.db").history()[0]
+    assert (refused["state"], refused["read"], refused["vanished"]) == ("refused", 3, 2)  # of "nobody" two
     assert len(kept(feed)) == 3
     feed.changes = {**FULL, "max_vanished": 0.7}
     assert len(run(feed)) == 2
