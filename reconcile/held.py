@@ -48,6 +48,11 @@ class Held:
             lacking = [at for at, name in enumerate(plan.columns) if name not in self._names]
             self._lacking = any(_decides(plan, at, whole=whole) for at in lacking)
 
+    @staticmethod
+    def metadata(source: DataSource, plan: Plan) -> dict[str, str]:
+        """What a file of held records tells of itself."""
+        return {_FILE: json.dumps({"dpid": source.dpid, "columns": plan.columns})}
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Those that can still be sent."""
         if not self.count:
@@ -79,11 +84,6 @@ class Held:
         if name in self._names:
             return batch.column(f"v{self._names.index(name)}")
         return pa.array([""] * len(batch), pa.string())
-
-
-def metadata(source: DataSource, plan: Plan) -> dict[str, str]:
-    """What a file of held records tells of itself."""
-    return {_FILE: json.dumps({"dpid": source.dpid, "columns": plan.columns})}
 
 
 def _of_another(path: Path, source: DataSource, dpid: int) -> str:

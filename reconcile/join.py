@@ -19,7 +19,7 @@ from reconcile.engine.duckdb import DuckEngine, Ints, Outcome, Reject, Sink
 from reconcile.errors import RunRefused
 from reconcile.feed import Plan
 from reconcile.files import FileWriter, FrozenFile, Packer
-from reconcile.held import Held, metadata
+from reconcile.held import Held
 from reconcile.inputs import Input
 from reconcile.names import FileName
 from reconcile.optouts import OptOuts
@@ -240,7 +240,7 @@ class Join:
         if self._feed.unmatched != "hold" and not held.count:
             return
         waiting = unmatched if self._feed.unmatched == "hold" else np.empty(0, np.int64)
-        target, told = folder.held if folder else None, metadata(self._source, self._plan)
+        target, told = folder.held if folder else None, Held.metadata(self._source, self._plan)
         summary.held = engine.write_held(waiting, held.since, self._now(), target, told)
         if folder:
             durable.sync(folder.held)

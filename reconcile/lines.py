@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from idsync.settings import TRAIT_CODE
+from idsync.settings import MAX_TRAIT_DIGITS, TRAIT_CODE
 
 MAX_LINE_BYTES = 102_400  # the newline counts
 MAX_LINES_PER_USER = 200
@@ -25,7 +25,6 @@ MAX_HASHES_PER_CUSTOMER = 10  # of e-mail addresses, in a c2c_id file
 # What a key or value can't hold. Python's `re` and DuckDB's RE2 read this pattern alike.
 UNSENDABLE = r'["\x00-\x1f\x7f]'
 # A column of trait IDs: "24", "24,26", "24|26", "24;26", blanks around the separators allowed.
-MAX_TRAIT_DIGITS = 18
 TRAIT_LIST = rf"^ *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *([,|;] *[0-9]{{1,{MAX_TRAIT_DIGITS}}} *)*$"
 # An entry of such a column: "24" adds a trait, "24:0" and "24:-1" remove it, "ic=code" adds one by integration code.
 TRAIT_ENTRY = rf"(?:[0-9]{{1,{MAX_TRAIT_DIGITS}}}(?::0|:-1)?|ic={TRAIT_CODE})"

@@ -35,7 +35,7 @@ from reconcile.join import Clock, Join
 from reconcile.known import Judged
 from reconcile.lock import Tenure, sole
 from reconcile.progress import Meter
-from reconcile.shipment import Account, Shipment, entries, resolve_destination
+from reconcile.shipment import Account, Shipment, entries
 from reconcile.state import FeedState, RunFolder
 from reconcile.summary import Summary
 
@@ -107,7 +107,7 @@ class Job:
     ) -> None:
         self._settings, self._meter, self._now, self._since = settings, meter, now, since
         self._engine = engine
-        self._feed, self._source, _ = resolve(settings, feed_name)
+        self._feed, self._source, self._destination = resolve(settings, feed_name)
         self._plan: Plan = plan(self._feed, self._source, settings.data_sources)
         self.state = FeedState(settings.reconcile.state_dir, feed_name)
         kind, opened = (spark.join_class(), spark.opener(tenure)) if engine == "spark" else (Join, open_delivery)
@@ -240,8 +240,7 @@ class Job:
         if self._feed.after_sync_file:
             # whose IDs Audience Manager has to know: those that stand in the files
             source = self._settings.data_source(self._feed.user_id) or self._source
-            destination = resolve_destination(self._settings, self._feed.destination)
-            syncfile.see_sent(self._settings, source, destination, account, self._now())
+            syncfile.see_sent(self._settings, source, self._destination, account, self._now())
 
     def _conclude(self, folder: RunFolder, account: Account) -> None:
         if isinstance(account, Summary):

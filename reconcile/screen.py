@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idsync.ids import MAX_CUSTOMER_ID_BYTES, PLAIN, IdRules
-from reconcile.lines import MAX_LINE_BYTES, MAX_TRAIT_DIGITS
+from idsync.settings import MAX_TRAIT_DIGITS
+from reconcile.lines import MAX_LINE_BYTES
 
 _FIRST_PRINTABLE = 0x20
 _SUSPECT_IN_VALUE = (b'"', b"\x7f")

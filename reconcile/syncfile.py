@@ -160,10 +160,11 @@ def see_sent(settings: Settings, source: DataSource, destination: AnyDestination
         mappings.compare(sent, everything=False)
         new = mappings.count_new()
     if new:
+        named = f" --destination {destination.name}" if len(settings.destinations) > 1 else ""
         raise RunHeldBack(
             f"run {account.run} waits for an ID-sync file: {amount(new, 'mapping')} of {source.name} "
             f"{'was' if new == 1 else 'were'} in none that was delivered",
-            mend=f"python -m reconcile sync-file {source.name}, then run again: the files are frozen, and go then",
+            mend=f"python -m reconcile sync-file {source.name}{named}, then run again: the frozen files go then",
         )
 
 

@@ -23,10 +23,11 @@ from idsync.settings.destinations import (
 from idsync.settings.endpoint import Abuse, DataSource, Endpoint, Placement, Privacy, Store
 from idsync.settings.feeds import TRAIT_CODE, Feed, TraitRule
 from idsync.settings.job import Health, Reconcile
-from idsync.settings.values import Table
+from idsync.settings.values import MAX_TRAIT_DIGITS, Table
 
 __all__ = [
     "AUDIENCE_MANAGER_SUBKEY",
+    "MAX_TRAIT_DIGITS",
     "TRAIT_CODE",
     "Abuse",
     "AnyDestination",

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Literal
 
 from idsync.ids import EXPLANATIONS, IdRules, customer_id_fault, is_uuid
+from idsync.settings import MAX_TRAIT_DIGITS
 from reconcile import lines
 from reconcile.check.findings import Fault
 from reconcile.check.naming import NameParts
@@ -158,10 +159,10 @@ class _Traits:
 
     def take(self, trait: re.Match[str], column: int, *, overwrite: bool) -> Iterator[Fault]:
         digits = trait["number"] or trait["removed"] or trait["plain"]
-        if trait["plain"] is None and len(digits) > lines.MAX_TRAIT_DIGITS:
+        if trait["plain"] is None and len(digits) > MAX_TRAIT_DIGITS:
             yield Fault(column, "trait-id", f"a trait ID of {len(digits)} digits")
             return
-        number = int(digits[: lines.MAX_TRAIT_DIGITS + 1])
+        number = int(digits[: MAX_TRAIT_DIGITS + 1])
         removal = trait["un"] is not None or trait["removed"] is not None
         if removal and overwrite:
             yield Fault(

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from idsync.ids import MAX_CUSTOMER_ID_BYTES, UUID_DIGITS, IdRules
+from idsync.settings import MAX_TRAIT_DIGITS
 from reconcile.check.block import WORD_BYTES, Block, Ints, Mask, kept
 from reconcile.check.content import HASH, Column, Columns
-from reconcile.lines import MAX_LINE_BYTES, MAX_TRAIT_DIGITS
+from reconcile.lines import MAX_LINE_BYTES
 
 # Items that are beyond doubt. No unquoted key starts with "d_", so d_sid and d_unsid are followed by a trait's number.
 _TRAIT = rf"[1-9][0-9]{{0,{MAX_TRAIT_DIGITS - 1}}}"

@@ -151,7 +151,7 @@ class ChangesEngine(DuckEngine):
         expected = int(self._value(f"SELECT {kept} + {added}"))
         if path is None:
             return expected
-        options = f"FORMAT parquet, PARQUET_VERSION v2, {_COMPRESSION}, {sql.known(metadata)}"
+        options = f"FORMAT parquet, PARQUET_VERSION v2, {_COMPRESSION}, {sql.told_by(metadata)}"
         written = int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} ({options})"))
         if written != expected:
             raise fault(f"{written} rows of what was sent were written, not {expected}")

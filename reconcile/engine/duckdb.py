@@ -241,7 +241,7 @@ class DuckEngine:
         )
         if path is None:
             return int(self._value(f"SELECT count(*) FROM ({query})"))
-        options = f"FORMAT parquet, COMPRESSION zstd, {sql.known(metadata)}"
+        options = f"FORMAT parquet, COMPRESSION zstd, {sql.told_by(metadata)}"
         return int(self._value(f"COPY ({query}) TO {sql.literal(str(path))} ({options})"))
 
     # --- within ----------------------------------------------------------------------------------------------------

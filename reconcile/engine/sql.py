@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import TypeGuard
 
 from idsync import ids
+from idsync.settings import MAX_TRAIT_DIGITS
 from reconcile import lines
 from reconcile.conflicts import SEPARATOR
 from reconcile.feed import (
@@ -43,7 +44,7 @@ def reader(name: str, paths: Iterable[str], *options: str) -> str:
     return f"{name}([{files}], {', '.join(('hive_partitioning = false', *options))})"
 
 
-def known(metadata: Mapping[str, str]) -> str:
+def told_by(metadata: Mapping[str, str]) -> str:
     """What a Parquet file tells of itself, as an option of COPY."""
     return f"KV_METADATA {{{', '.join(f'{literal(name)}: {literal(value)}' for name, value in metadata.items())}}}"
 
@@ -208,7 +209,7 @@ def _item(plan: Plan, item: Item, mark: str, *, lead: bool = True) -> str:
             one = f"concat('{first}d_sid=', {column})"
             if plan.clean:
                 return f"CASE WHEN {column} <> '' THEN {one} END"
-            is_one = f"regexp_full_match({column}, '[0-9]{{1,{lines.MAX_TRAIT_DIGITS}}}')"
+            is_one = f"regexp_full_match({column}, '[0-9]{{1,{MAX_TRAIT_DIGITS}}}')"
             several = f"concat('{first}d_sid=', replace({_trait_ids(column)}, ',', '{mark}d_sid='))"
             mixed = f"'{first}' || nullif(array_to_string({_mixed_items(plan, item)}, '{mark}'), '')"
             return (

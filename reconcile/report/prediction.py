@@ -17,7 +17,7 @@ _FORMAT_REASONS = frozenset(
     {
         *("value-unsendable", "trait-not-a-number", "line-too-long", "too-many-lines", "too-few-columns"),
         *("too-many-columns", "not-utf-8", "not-a-json-object", "nested-value", "id-control-character", "id-empty"),
-        *("id-colon", "id-too-long"),
+        *("id-colon", "id-too-long", "id-byte-order-mark"),
     }
 )
 _DEVICE_REASONS = frozenset({"device-id-shape"})

@@ -216,7 +216,7 @@ class SparkJoin(Join):
 
     def _join_held(self, folders: Sequence[Path], target: Path) -> None:
         texts = [(name, pa.string()) for name in sql.record_columns(self._plan)[1:]]
-        schema = pa.schema([*texts, (held.SINCE, pa.int64())], held.metadata(self._source, self._plan))
+        schema = pa.schema([*texts, (held.SINCE, pa.int64())], held.Held.metadata(self._source, self._plan))
         paths = [folder / HELD_PART for folder in folders if self._feed.unmatched == "hold"]
         _join_parts(paths, schema, target)
 

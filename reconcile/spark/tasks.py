@@ -257,7 +257,7 @@ def _write_held(work: Work, engine: ShareEngine, waiting: Ints, folder: Path | N
     )
     numbers = pa.array(np.arange(len(since), dtype=np.int64))
     path = folder / HELD_PART if folder else None
-    told = held.metadata(work.source, work.plan)
+    told = Held.metadata(work.source, work.plan)
     return engine.write_held(waiting, pa.table({"seq": numbers, "since": since}), work.now, path, told)
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from idsync import config, ids
 from idsync.errors import ConfigError
-from idsync.settings import S3Destination, Settings
-from reconcile import lines
+from idsync.settings import MAX_TRAIT_DIGITS, S3Destination, Settings
 
 GOOD = """
 partner = "acme"
@@ -266,8 +265,8 @@ def test_a_fault_of_a_key_with_a_like_name_is_not_the_variables() -> None:
 
 
 def test_the_longest_trait_passes() -> None:
-    text = GOOD.replace('signals = ["gender"]', f"constant_traits = [{'9' * lines.MAX_TRAIT_DIGITS}]")
-    assert parse(text).feeds[0].constant_traits == (10**lines.MAX_TRAIT_DIGITS - 1,)
+    text = GOOD.replace('signals = ["gender"]', f"constant_traits = [{'9' * MAX_TRAIT_DIGITS}]")
+    assert parse(text).feeds[0].constant_traits == (10**MAX_TRAIT_DIGITS - 1,)
 
 
 def test_a_password_that_has_no_use_is_an_unknown_key_and_not_shown() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from idsync import ids
-from idsync.settings import DataSource, Feed
+from idsync.settings import MAX_TRAIT_DIGITS, DataSource, Feed
 from idsync.store.base import EXPORT_SCHEMA
 from reconcile import lines
 from reconcile.conflicts import Policy
@@ -300,7 +300,7 @@ def test_trait_columns_hold_lists_of_numbers(tmp_path: Path, text: str, fine: bo
 def test_a_record_that_needs_too_many_lines_by_itself_is_rejected(
     tmp_path: Path, lines_needed: int, fits: bool
 ) -> None:
-    first = 10 ** (lines.MAX_TRAIT_DIGITS - 1)
+    first = 10 ** (MAX_TRAIT_DIGITS - 1)
     on_a_line = (lines.MAX_LINE_BYTES - ids.UUID_DIGITS - 1) // len(f"d_sid={first},")
     traits = ",".join(str(first + number) for number in range(on_a_line * (lines_needed - 1) + 1))
     texts, _, rejected = run(tmp_path, plan(), [("a", "gold", traits), ("b", "", "")], [("a", uuids_[0], 1)])

@@ -3,55 +3,28 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from idsync import feedruns
-from idsync.errors import ConfigError, StoreUnavailable
-from reconcile import aftermath, erasure, rejects, report, retention
+from idsync.errors import StoreUnavailable
+from reconcile import aftermath, erasure, report
 from reconcile.delivery.directory import DirectoryDelivery
 from reconcile.errors import DestinationRefused, RunRefused, Undiagnosed
 from reconcile.ledger import Ledger
-from reconcile.report import prediction
-from reconcile.report.figures import DAYS, TOP, compose, days, ids_in
-from reconcile.report.page import NONE, duration, page_of, share
-from reconcile.state import FeedState, RunFolder
-from reconcile.summary import Summary
+from reconcile.report.figures import DAYS, TOP, compose, days
+from reconcile.report.page import duration, page_of, share
 from tests.idsync.status_samples import Reader
-from tests.reconcile.samples import DPID, NOW, SIGNALS, TEMPLATE, World, uuid
+from tests.reconcile.reports import DAY, LENIENT, expected, folder_of, made_world, text, told
+from tests.reconcile.samples import DPID, NOW, SIGNALS, World, uuid
 
-DAY = 86_400_000
 HOSTILE = "<script>alert(1)</script>"
-CLEAR = "\n[reconcile]\nmask_ids = false\n"
-LENIENT = SIGNALS + "max_rejected = 1\n"
-
-
-def folder_of(world: World) -> RunFolder:
-    return FeedState(world.state, "daily").run(world.last.run)
-
-
-def told(world: World) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads(folder_of(world).report.read_text())
-    return figures
-
-
-def text(world: World) -> str:
-    return Reader(folder_of(world).page.read_text()).text
-
-
-def expected(summary: Summary) -> dict[str, tuple[float | None, float | None]]:
-    return {row.term: (row.kept_back, row.reported) for row in prediction.expected(summary.as_dict())}
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    world = World(tmp_path, LENIENT)
-    world.sync(*((f"user-{number}", uuid(number)) for number in range(30)))
-    return world
+    return made_world(tmp_path)
 
 
 # --- the report of a run ---------------------------------------------------------------------------------------------
@@ -97,80 +70,6 @@ def test_the_report_has_the_figures_of_the_run(world: World) -> None:
     ):
         assert words in shown, words
     assert summary.report == str(folder_of(world).page)
-
-
-def kept_back_adds_up(rows: list[prediction.Expected]) -> bool:
-    received, *others, _ = (row.kept_back or 0 for row in rows)
-    return received == sum(others)
-
-
-KINDS = {
-    "signals": LENIENT,
-    "drop": LENIENT + 'unmatched = "drop"\n',
-    "emit": LENIENT + 'user_id = "customer-id"\nunmatched = "emit"\n',
-    "known traits": LENIENT + 'known_traits_file = "known.txt"\n',
-    "changes": SIGNALS,
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_record_received_is_kept_back_or_stored(tmp_path: Path, kind: str) -> None:
-    world = World(tmp_path, KINDS[kind], changes={"max_rejected": 1.0} if kind == "changes" else None)
-    (tmp_path / "known.txt").write_text("24\n")
-    world.sync(*((f"user-{number}", uuid(number)) for number in range(9)))
-    world.opt_out("gone")
-    rows = [(f"user-{number}", "f", "", "24") for number in range(5)] + [("user-6", "", "", ""), ("late", "f", "", "")]
-    rows += [("a@b.de", "f", "", ""), ("gone", "f", "", ""), ("null", "f", "", ""), ("a:b", "f", "", "")]
-    for number in range(2):
-        world.put(f"{number}.csv", [*rows, ("user-7", "f", "", f"{number}")])
-        world.now += DAY
-        summary = world.run()
-        found = prediction.expected(summary.as_dict())
-        assert kept_back_adds_up(found)
-        (other,) = (row for row in found if row.term == "Kept back for other reasons")
-        repeated = 5 if kind == "changes" and number else 0
-        assert (other.kept_back, other.reported) == (3 + repeated, None)
-        assert other.note.startswith("Audience Manager has no term for them: ")
-        for words in ("id-email 1", "opted-out 1", "id-sentinel 1", *([f"unchanged {repeated}"] if repeated else [])):
-            assert words in other.note
-        assert "not joined" not in other.note
-        assert f"Kept back for other reasons {3 + repeated} {NONE} Audience Manager has no term for them" in text(world)
-
-
-def test_no_row_is_shown_for_other_reasons_where_there_are_none(world: World) -> None:
-    world.put("a.csv", [("user-1", "f", "", ""), ("a:b", "f", "", ""), ("late", "f", "", "")])
-    found = prediction.expected(world.run().as_dict())
-    assert kept_back_adds_up(found)
-    assert "Kept back for other reasons" not in {row.term for row in found}
-
-
-def test_of_a_run_that_was_refused_all_records_are_accounted_for(tmp_path: Path) -> None:
-    world = World(tmp_path, SIGNALS)
-    world.sync(("c1", uuid(1)))
-    world.put("a.csv", [("c1", "f", "", "")] * 3 + [("a@b.de", "f", "", ""), ("a:b", "f", "", "")])
-    with pytest.raises(RunRefused):
-        world.run()
-    (row,) = Ledger(world.state / "ledger.db").history()
-    found = prediction.expected(row)
-    assert kept_back_adds_up(found)
-    (note,) = (row.note for row in found if row.term == "Kept back for other reasons")
-    assert note.endswith("them: id-email 1, not joined, as the run was given up before 3")
-
-
-REASONS = st.dictionaries(st.sampled_from(sorted(rejects.EXPLANATIONS)), st.integers(1, 99))
-
-
-@given(REASONS, *[st.integers(0, 99)] * 4, st.integers(0, 999), st.sampled_from(["hold", "drop", "emit"]))
-def test_the_records_of_any_run_add_up(
-    reasons: dict[str, int], said: int, silent: int, unchanged: int, unmatched: int, lines: int, policy: str
-) -> None:
-    rejected, matched = sum(reasons.values()), said + silent + unchanged
-    counts = {"rejected": rejected, "matched": matched, "unmatched": unmatched, "silent": silent}
-    summary = {"read": rejected + matched + unmatched, "reasons": reasons, "lines": lines, "unchanged": unchanged}
-    found = prediction.expected({**summary, **counts, "unmatched_policy": policy})
-    assert kept_back_adds_up(found)
-    assert all((row.kept_back or 0) >= 0 for row in found)
-    assert not any("not joined" in row.note for row in found)
 
 
 def test_of_several_records_of_one_customer_the_newest_is_said_to_be_held(world: World) -> None:
@@ -345,14 +244,14 @@ def test_what_goes_wrong_after_a_delivery_is_said_and_changes_nothing(
         duckdb.ConversionException("Could not convert 'USER-1'"): "ConversionException",  # its text quotes a record
         OSError("disk"): "disk",
     }
-    for number, (error, told) in enumerate(errors.items()):
+    for number, (error, problem) in enumerate(errors.items()):
         world.put("a.csv", [("USER-1", "f", "", ""), ("user-2", f"f{number}", "", "")])
         with monkeypatch.context() as patched:
             patched.setattr(aftermath, "diagnose", failing(error))
             summary = world.run()
         assert summary.status == "delivered"
-        assert summary.why["problem"] == f"not looked into: {told}"
-        assert f"Not looked into: {told}" in text(world)
+        assert summary.why["problem"] == f"not looked into: {problem}"
+        assert f"Not looked into: {problem}" in text(world)
     with monkeypatch.context() as patched:
         patched.setattr(report, "compose", failing(OSError("disk")))
         world.put("a.csv", [("user-2", "m", "", "")])
@@ -370,204 +269,6 @@ def test_who_matched_before_is_told_where_the_feed_remembers(tmp_path: Path) -> 
     (world.folder / "idsync.db").unlink()
     world.put("b.csv", [("c1", "m", "", "")])
     assert [finding["rule"] for finding in world.run().why["findings"]] == ["matched-before"]
-
-
-# --- whose IDs may be in it ------------------------------------------------------------------------------------------
-
-
-def ids_of(figures: Any) -> set[str]:
-    return set(ids_in(figures))
-
-
-def test_ids_are_masked_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
-    rows = [("USER-4711", "f", "", ""), ("bad:4711", "f", "", ""), ("me@mail.example", "f", "", "")]
-    for clear in (False, True):
-        world = World(tmp_path / str(clear), LENIENT + CLEAR * clear)
-        world.sync(("user-4711", uuid(1)))
-        world.put("a.csv", rows)
-        world.run()
-        shown = folder_of(world).page.read_text() + folder_of(world).report.read_text()
-        for name in ("USER-4711", "user-4711", "bad:4711"):
-            assert (name in shown) is clear, name
-        assert "me@mail" not in shown  # what names a person outside is in no report
-        assert told(world)["masked"] is not clear
-        ledger = json.dumps(Ledger(world.state / "ledger.db").history())
-        assert "4711" not in ledger
-
-
-PERSONAL = [
-    ("JANE@EXAMPLE.COM", "jane@example.com"),
-    ("\uff4aane\uff20example\uff0ecom", "jane@example.com"),  # full-width
-    ("jane%2540EXAMPLE.com", "jane%2540example.com"),
-    ("\uff4aANE%40example.com", "\uff4aane%40example.com"),
-    ("crm-4111111111111111", "4111111111111111"),
-    ("04111111111111111", "4111111111111111"),
-    ("crm-536-22-1234", "536-22-1234"),
-    ("+4930123456 ", "+4930123456"),
-    ("4711", "jane@example.com-4711"),  # where the sample is not shown, the prefix is not either
-]
-TRACES = ("jane@", "jane%", "JANE", "ANE%", "\uff4aane", "\uff4aANE", "4111111111111111", "536-22", "493012")
-
-
-def what_is_shown(folder: Path, keys: str, pairs: list[tuple[str, str]]) -> str:
-    """All that is told of records whose IDs are almost those of mappings; beside two that anybody may see."""
-    source = 'name = "crm"\ndpid = 12345\n'
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.reconcile.samples.TEMPLATE", TEMPLATE.replace(source, source + keys))
-        world = World(folder, LENIENT + CLEAR)
-        world.sync(*((mapping, uuid(number)) for number, (_, mapping) in enumerate(pairs)), ("user-4712", uuid(99)))
-        world.put("a.csv", [*((record, "f", "", "") for record, _ in pairs), ("USER-4712", "f", "", "")])
-        summary = world.run()
-    assert summary.why["unexplained"] == 0
-    assert ids_of(told(world)) - {""} == {"USER-4712", "user-4712"}
-    return folder_of(world).page.read_text() + folder_of(world).report.read_text() + json.dumps(summary.why)
-
-
-@pytest.mark.parametrize("pair", PERSONAL)
-def test_what_may_name_somebody_outside_is_no_sample(tmp_path: Path, pair: tuple[str, str]) -> None:
-    """Also where the data source takes it."""
-    keys = 'unchecked = ["email", "phone", "card"]\nnational_ids = ["us"]\n'
-    shown = what_is_shown(tmp_path, keys, [pair])
-    assert [trace for trace in TRACES if trace in shown] == []
-
-
-def test_what_may_name_somebody_outside_is_no_sample_where_all_is_checked(tmp_path: Path) -> None:
-    shown = what_is_shown(
-        tmp_path, 'national_ids = ["us"]\n', list({mapping: (r, mapping) for r, mapping in PERSONAL}.values())
-    )
-    assert [trace for trace in TRACES if trace in shown] == []
-
-
-def test_what_names_somebody_behind_the_affixes_of_both_sides_is_no_sample(tmp_path: Path) -> None:
-    cards = ("4111111111111111", "5555555555554444")
-    shown = what_is_shown(tmp_path, "", [(f"crm-{card}", f"web-{card}") for card in cards])
-    assert not any(card in shown for card in cards)
-
-
-def test_what_may_name_somebody_outside_is_no_sample_of_an_error_either(tmp_path: Path) -> None:
-    """Whatever the record was rejected for."""
-    world = World(tmp_path, LENIENT + CLEAR)
-    world.put("a.csv", [("mailto:jane@example.com", "f", "", ""), ("bad:4711", "f", "", "")])
-    assert world.run().reasons == {"id-colon": 2}
-    assert ids_of(told(world)) == {"", "bad:4711"}
-    assert "jane@" not in folder_of(world).page.read_text()
-
-
-def test_who_opted_out_since_the_run_looked_is_in_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tmp_path, LENIENT + CLEAR)
-    world.sync(("user-4711", uuid(1)), ("user-4712", uuid(2)))
-    world.put("a.csv", [("USER-4711", "f", "", ""), ("USER-4712", "f", "", ""), ("late:4713", "f", "", "")])
-    look = aftermath.Aftermath.look
-
-    def leave(*arguments: Any) -> aftermath.Why:
-        found = look(*arguments)
-        world.opt_out("USER-4711", "late:4713")
-        return found
-
-    monkeypatch.setattr(aftermath.Aftermath, "look", leave)
-    world.run()
-    assert ids_of(told(world)) == {"USER-4712", "user-4712", ""}
-    page = folder_of(world).page.read_text()
-    assert "USER-4712" in page
-    assert "USER-4711" not in page
-    assert "late:4713" not in page
-
-
-def test_an_erased_id_comes_back_through_no_report(tmp_path: Path) -> None:
-    world = World(tmp_path, LENIENT + CLEAR)
-    world.sync(("user-4711", uuid(1)))
-    for number, name in enumerate(("USER-4711", "bad:4711", "user-4711")):
-        world.put("a.csv", [("USER-4711", f"f{number}", "", ""), ("bad:4711", "f", "", "")])
-        world.run()
-        sought = erasure.parse([json.dumps({"dpid": DPID, "customer_id": name}).encode()])
-        found = erasure.find(world.settings, sought).as_dict()
-        assert str(folder_of(world).report) in found["reports"]["files"], name
-        erasure.erase(world.settings, sought, 0)
-        assert [path.name for path, data in world.everything() if name.encode() in data] == []
-        assert not folder_of(world).page.exists()
-
-
-def test_the_ids_kept_of_a_run_that_waits_are_erased(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.put("a.csv", [("USER-1", "f", "", ""), ("USER-22", "f", "", ""), ("user-3", "f", "", "")])
-
-    def refuse(*_: object, **__: object) -> None:
-        raise DestinationRefused("away")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(DirectoryDelivery, "deliver", refuse)
-        with pytest.raises(DestinationRefused):
-            world.run()
-    sought = erasure.parse([json.dumps({"dpid": DPID, "customer_id": "USER-22"}).encode()])
-    account = erasure.erase(world.settings, sought, 0).as_dict()
-    assert account["why"]["samples"] == 1
-    assert [path.name for path, data in world.everything() if b"USER-22" in data] == []
-    world.run()
-    (row,) = Ledger(world.state / "ledger.db").history()
-    assert [(finding["records"], len(finding["samples"])) for finding in row["why"]["findings"]] == [(2, 1)]
-
-
-def test_reports_with_ids_go_with_the_rejects_and_masked_ones_stay(tmp_path: Path) -> None:
-    for clear in (False, True):
-        world = World(
-            tmp_path / str(clear), LENIENT + (CLEAR if clear else "[reconcile]\n") + "keep_rejects_days = 3\n"
-        )
-        world.put("a.csv", [("bad:4711", "f", "", "")])
-        world.run()
-        purged, _ = retention.sweep(world.settings, world.now + 4 * DAY)
-        assert purged["daily"].reports == clear
-        assert folder_of(world).page.exists() is not clear
-        assert folder_of(world).report.exists() is not clear
-
-
-# --- No Trait Realized -----------------------------------------------------------------------------------------------
-
-
-def test_lines_without_a_known_trait_are_counted(tmp_path: Path) -> None:
-    feed = 'signals = ["gender"]\ntrait_columns = ["traits"]\nmax_rejected = 1\nknown_traits_file = "known.txt"\n'
-    world = World(tmp_path, feed)
-    (tmp_path / "known.txt").write_text("# onboarded\n24\n\nic=gold\n026\n")
-    world.sync(*((f"c{number}", uuid(number)) for number in range(9)))
-    rows = [
-        ("c0", "", "", "24"),
-        ("c1", "", "", "99"),  # unknown alone
-        ("c2", "", "", "99,24"),  # one of each
-        ("c3", "f", "", "99"),  # a signal may lead to any trait
-        ("c4", "d_sid=98,d_sid=24", "", ""),  # a signal's value is no item
-        ("c5", "", "", "ic=gold"),
-        ("c6", "", "", "ic=tin"),
-        ("c7", "", "", "24:0"),  # a removal realizes nothing
-        ("c8", "", "", "26"),
-    ]
-    world.put("a.csv", rows)
-    rehearsed = world.run(dry_run=True)
-    summary = world.run()
-    assert rehearsed.traits == summary.traits
-    assert summary.traits == {
-        "known": 3,
-        "lines": 9,
-        "unrealized": 3,
-        "failing": 4,
-        "unknown_traits": 2,
-        "unknown": [{"trait": "99", "lines": 3}, {"trait": "ic=tin", "lines": 1}],
-    }
-    assert expected(summary)["No Trait Realized"] == (0, 3)
-    assert expected(summary)["Stored Records"] == (9, 6)
-    assert "Traits that are sent and are not on the list: 2" in text(world)
-    assert "99 3" in text(world)
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [(b"24\nx24\n", "line 2"), (b"", "names no trait"), (b"\xff\xfe", "not UTF-8"), (None, "No such file")],
-)
-def test_a_list_of_traits_that_is_none_stops_the_run(tmp_path: Path, content: bytes | None, fault: str) -> None:
-    world = World(tmp_path, SIGNALS + 'known_traits_file = "known.txt"\n')
-    if content is not None:
-        (tmp_path / "known.txt").write_bytes(content)
-    world.put("a.csv", [("c1", "f", "", "")])
-    with pytest.raises(ConfigError, match=fault):
-        world.run()
-    assert not list(world.state.glob("runs/*"))
 
 
 # --- the days --------------------------------------------------------------------------------------------------------

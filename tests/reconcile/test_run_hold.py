@@ -263,7 +263,7 @@ def test_files_wait_for_the_id_sync_file(waiting: World) -> None:
     with pytest.raises(RunHeldBack, match="waits for an ID-sync file: 2 mappings of crm") as caught:
         waiting.run()
     assert caught.value.exit_status == 75
-    assert "sync-file crm" in str(caught.value)
+    assert "sync-file crm --destination local, then" in str(caught.value)
     assert states(waiting) == ["frozen"]
     assert not waiting.delivered.exists()
     files = frozen(waiting)

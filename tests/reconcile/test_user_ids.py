@@ -19,6 +19,7 @@ from reconcile.check.job import Options, check
 from reconcile.engine.changes import ChangesEngine
 from reconcile.engine.duckdb import DuckEngine
 from reconcile.feed import OtherIds, Plan, SignalItem
+from reconcile.report import prediction
 from tests.reconcile.samples import NOW, NOW_SECONDS, World, figures, uuid
 from tests.reconcile.test_engine import Kept
 
@@ -149,6 +150,7 @@ def test_an_id_that_would_begin_a_file_with_a_byte_order_mark_is_not_sent(tmp_pa
         assert (summary.matched, summary.ids_left_out) == (1, {"id-byte-order-mark": 1})
     else:
         assert summary.reasons == {"id-byte-order-mark": 1}
+        assert prediction.term("id-byte-order-mark") == prediction.FORMAT  # as it would have made of the whole file
     assert {line.partition("\t")[0] for line in made.lines()} == ({"o"} if form == "shop" else {"y", "z"})
     assert_valid(made)
 
