@@ -1,5 +1,6 @@
 """Servers that a whole run shares, and what holds for all tests: none is skipped, files of the job are valid."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what takes longest."""
+    """First what takes longest. No two may have one name: side by side only one of them would be run."""
+    counts = Counter(item.nodeid for item in items)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise pytest.UsageError(f"several tests are called {', '.join(repeated)}")
     items.sort(key=lambda item: not item.nodeid.startswith(_SPARK))
 
 
